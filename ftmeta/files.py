@@ -1,0 +1,75 @@
+"""Files: atomic writes, fingerprints, the cache folder and the data that ships with the package.
+
+Nothing is ever half-written: outputs are written beside their place and appear there by one atomic rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+DATA = Path(__file__).parent / "data"
+
+
+def cache_dir() -> Path:
+    """The folder for what can be fetched or computed again: `$FTMETA_CACHE`, or ftmeta under `$XDG_CACHE_HOME`."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("FTMETA_CACHE") or Path(base) / "ftmeta")
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path | str) -> Iterator[Path]:
+    """Yields a temporary path beside `target` that becomes `target` when the block ends without an error.
+
+    The caller may write a file or make a folder there. An existing file is replaced; an existing folder is replaced
+    too (moved aside, then removed). If the block raises, nothing of it remains.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    fresh = holder / target.name
+    try:
+        yield fresh
+        if fresh.is_dir() and target.exists():
+            target.rename(holder / "replaced")  # a folder cannot be renamed over one that is not empty
+        os.replace(fresh, target)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def write_text(target: Path | str, text: str) -> None:
+    with atomic_path(target) as path:
+        path.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path | str, value: Any) -> None:
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def canonical_json(value: Any) -> str:
+    """The one spelling of `value` that fingerprints are taken of: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """A 16-digit hexadecimal SHA-256 of a JSON value, equal on every machine."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8")).hexdigest()[:16]
+
+
+def fingerprint_files(paths: list[Path]) -> str:
+    """A 16-digit hexadecimal SHA-256 over the names and contents of `paths`, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda p: p.name):
+        digest.update(path.name.encode("utf-8") + b"\0")
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
