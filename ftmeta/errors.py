@@ -37,5 +37,5 @@ class ConfigError(UserError):
     """A job configuration, price table or hardware profile that is malformed."""
 
 
-class MissingDependency(UserError):
+class MissingDependencyError(UserError):
     """Something that has to be installed first; the message names the command that installs it."""

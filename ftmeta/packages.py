@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ftmeta.errors import MissingDependency
+from ftmeta.errors import MissingDependencyError
 from ftmeta.files import atomic_path, cache_dir
 
 Kind = Literal["apt", "pip", "npm"]
@@ -27,14 +27,16 @@ def fetch_package(kind: Kind, name: str, version: str | None = None, *, pip_opti
     """Returns the folder with the unpacked files of a package, fetching it unless the cache has it.
 
     `version` None takes what the registry offers, which only Debian's stable releases keep still. Raises
-    MissingDependency when the registry's client is absent or refuses, with its last line.
+    MissingDependencyError when the registry's client is absent or refuses, with its last line.
     """
     folder = cache_dir() / "packages" / f"{kind}-{name}-{version or 'any'}"
     if folder.is_dir():
         return folder
     for client in _CLIENT[kind]:
         if shutil.which(client) is None:
-            raise MissingDependency(f"{kind} package '{name}' is needed, and the command '{client}' is not installed")
+            raise MissingDependencyError(
+                f"{kind} package '{name}' is needed, and the command '{client}' is not installed"
+            )
     with tempfile.TemporaryDirectory() as scratch, atomic_path(folder) as unpacked:
         archive = _download(kind, name, version, Path(scratch), pip_options)
         _unpack(kind, archive, unpacked)
@@ -54,7 +56,7 @@ def _download(kind: Kind, name: str, version: str | None, scratch: Path, pip_opt
     if done.returncode != 0 or not found:
         lines = (done.stderr or done.stdout).strip().splitlines()
         said = lines[-1] if lines else f"exit code {done.returncode}"
-        raise MissingDependency(
+        raise MissingDependencyError(
             f"{kind} package '{name}' could not be fetched ({said}); check the network"
             + (" and run 'apt-get update' once" if kind == "apt" else "")
         )
