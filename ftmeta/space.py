@@ -205,8 +205,9 @@ class Space:
 
         sequence = qmc.Sobol(d=len(self.domains), scramble=True, rng=seed)
         found: dict[str, Pipeline] = {}
-        for _ in range(64):
-            for point in sequence.random_base2(m=max(3, math.ceil(math.log2(max(n, 2))))):
+        m = max(3, math.ceil(math.log2(max(n, 2))))
+        for doubling in (m, *range(m, m + 6)):  # Sobol points are balanced only where their total is a power of two
+            for point in sequence.random_base2(m=doubling):
                 units = zip(self.domains.items(), point, strict=True)
                 pipeline = self._of({name: domain.at(float(unit)) for (name, domain), unit in units})
                 found.setdefault(pipeline.id, pipeline)
@@ -242,7 +243,7 @@ class Space:
         import numpy as np
 
         X_NF = np.array([self._encode_one(pipeline.values) for pipeline in pipelines], dtype=np.float32)
-        return X_NF.reshape(len(pipelines), -1), self._columns
+        return X_NF.reshape(len(pipelines), len(self._columns)), self._columns
 
     @functools.cached_property
     def _columns(self) -> list[str]:
