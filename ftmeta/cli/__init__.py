@@ -18,6 +18,7 @@ app = typer.Typer(
     name="ftmeta",
     help="Which finetuning pipeline to run on a dataset, what it will score and what it will cost.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",

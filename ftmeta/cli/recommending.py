@@ -1,0 +1,111 @@
+"""`ftmeta recommend`: ranked pipelines for a dataset, without training."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ftmeta.cli.output import JsonOption, Reply, command, duration, money, table
+from ftmeta.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A JSONL, JSON, CSV or Parquet file, a folder saved by `datasets`, a hub id, or a bundled task."
+    ),
+]
+BaseModelOption = Annotated[str, typer.Option(help="phi3-micro, smollm2-135m, a hub id or a local folder.")]
+SelectorOption = Annotated[
+    str | None, typer.Option(help="A folder made by `ftmeta metatrain`; default: the bundled one.")
+]
+HardwareOption = Annotated[
+    str | None, typer.Option(help="A hardware profile, as cpu-core or h100-80gb; default: this machine.")
+]
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: `ftmeta recommend my-data.jsonl --budget 30m --top 3`")(recommend)
+
+
+def parse_budget(text: str | None) -> float | None:
+    """'30m', '90s', '2h', '1h30m' or plain seconds, as seconds. Raises UserError."""
+    if text is None:
+        return None
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if parts and "".join(a + b for a, b in parts) == text:
+        seconds = sum(float(amount) * _UNITS[unit] for amount, unit in parts)
+    elif re.fullmatch(r"\d+(\.\d+)?", text):
+        seconds = float(text)
+    else:
+        raise UserError(f"budget '{text}' is not a time; write it as 90s, 30m, 2h or 1h30m")
+    if seconds <= 0:
+        raise UserError(f"budget '{text}' is nothing; give more than 0 s")
+    return seconds
+
+
+@command
+def recommend(
+    data: DataArgument,
+    base_model: BaseModelOption = "phi3-micro",
+    budget: Annotated[
+        str | None, typer.Option(help="At most this many device-seconds for the run, as 90s, 30m, 2h.")
+    ] = None,
+    budget_usd: Annotated[float | None, typer.Option(min=0, help="At most this much money for the run.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=50, help="How many pipelines.")] = 5,
+    hardware: HardwareOption = None,
+    selector: SelectorOption = None,
+    json: JsonOption = False,
+) -> Reply:
+    """Which pipelines to run on a dataset, what they will score and what they will cost. Nothing is trained."""
+    from ftmeta.selector import recommend_for_task
+
+    document = recommend_for_task(
+        data,
+        base_model=base_model,
+        budget_s=parse_budget(budget),
+        budget_usd=budget_usd,
+        top_k=top,
+        hardware=hardware,
+        selector=selector,
+    )
+    return Reply(document, lambda console: show_recommendations(console, document))
+
+
+def show_recommendations(console: Console, document: dict[str, Any]) -> None:
+    """The document of `recommend --json` for a reader: a table, then what to be careful about."""
+    selector = document["selector"]
+    console.print(
+        f"[bold]{document['task']['name']}[/bold] on {document['base_model']['name']}, "
+        f"by selector {selector['name']} {selector['version']}"
+    )
+    listed = table(
+        "", "method", ">rank", "targets", ">rate", ">batch", ">score", ">80 % interval", ">time", ">money", "known as"
+    )
+    for place, row in enumerate(document["recommendations"], start=1):
+        values = row["pipeline"]["values"]
+        listed.add_row(
+            str(place),
+            str(values.get("peft_method", row["pipeline"]["id"])),
+            str(values.get("lora_rank", "–")),
+            str(values.get("target_modules", "–")),
+            f"{row['learning_rate']:.1e}",
+            str(values.get("batch_size", "–")),
+            f"{row['score']:.3f}",
+            f"{row['score_low']:.3f} to {row['score_high']:.3f}",
+            duration(row["cost_s"]),
+            money(row["cost_usd"]),
+            row["label"] or "",
+        )
+    console.print(listed)
+    for warning in document["warnings"]:
+        console.print(f"[yellow]note:[/yellow] {warning}", soft_wrap=True)
+    console.print(
+        "The score is the share of the zero-shot loss that finetuning removes; --json has every hyperparameter."
+    )

@@ -1,0 +1,107 @@
+"""`ftmeta collect`, `metatrain` and `metadata`: from sweeps to a meta-dataset to a selector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ftmeta.cli.output import JsonOption, Reply, command, duration, note, number, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: `ftmeta collect jobs/configs/collect-smoke.yaml --out /shared/smoke`")(collect)
+    app.command(epilog="Example: `ftmeta metatrain --metadata /shared/smoke --out my-selector`")(metatrain)
+    app.add_typer(metadata, name="metadata", help="Meta-datasets: what is in one.", no_args_is_help=True)
+
+
+metadata = typer.Typer()
+
+
+@command
+def collect(
+    sweep: Annotated[Path, typer.Argument(help="A sweep file: tasks x pipelines x seeds.")],
+    out: Annotated[Path, typer.Option(help="The folder of the meta-dataset and its ledger; a sweep resumes there.")],
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed and diverged runs again.")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster; default: one of its own on this machine.")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="Where MLflow keeps the runs; default: $MLFLOW_TRACKING_URI, else off.")
+    ] = None,
+    json: JsonOption = False,
+) -> Reply:
+    """Runs a sweep on Ray Tune. What is finished is never run twice: submit it again to go on."""
+    from ftmeta.orchestrate.collect import collect_file
+
+    summary = collect_file(sweep, out, retry_failed=retry_failed, address=address, tracking_uri=tracking_uri)
+
+    def show(console: Console) -> None:
+        console.print(
+            f"{summary['done']} of {summary['planned']} runs done, {summary['skipped']} of them before, "
+            f"{summary['failed']} failed, in {duration(summary['wall_s'])} "
+            f"(slot efficiency {summary['slot_efficiency']:.2f})"
+        )
+        console.print(f"meta-dataset: {out}", soft_wrap=True)
+
+    return Reply(summary, show)
+
+
+@command
+def metatrain(
+    metadata: Annotated[Path, typer.Option(help="The folder of a meta-dataset.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the selector.")],
+    exclude_task: Annotated[
+        list[str] | None, typer.Option(help="Leave a task out; may be given more than once.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json: JsonOption = False,
+) -> Reply:
+    """Learns the performance and the cost surrogate from a meta-dataset, and measures them leaving one task out."""
+    from ftmeta.surrogates import metatrain_to_folder
+
+    note("Meta-training, and once more for each task left out ...")
+    document = metatrain_to_folder(metadata, out, exclude_tasks=tuple(exclude_task or ()), seed=seed)
+
+    def show(console: Console) -> None:
+        quality = document["quality"]
+        console.print(f"{document['runs']} runs of {document['tasks']} tasks, {duration(document['seconds'])}")
+        listed = table("leaving one task out", ">")
+        for key, text in (
+            ("kendall_tau", "rank correlation (Kendall tau)"),
+            ("nll", "negative log-likelihood"),
+            ("coverage_80", "coverage of the 80 % interval"),
+            ("cost_mdape", "median relative error of the cost"),
+        ):
+            listed.add_row(text, number(quality[key]))
+        console.print(listed)
+        console.print(f"selector: {out}", soft_wrap=True)
+
+    return Reply(document, show)
+
+
+@metadata.command("describe", epilog="Example: `ftmeta metadata describe /shared/smoke --json`")
+@command
+def metadata_describe(
+    folder: Annotated[Path, typer.Argument(help="The folder of a meta-dataset.")],
+    json: JsonOption = False,
+) -> Reply:
+    """What is in a meta-dataset."""
+    from ftmeta.metadataset import describe
+
+    document = describe(folder)
+
+    def show(console: Console) -> None:
+        listed = table("", "")
+        for key, value in document.items():
+            text = (
+                ", ".join(f"{name} {count}" for name, count in value.items()) if isinstance(value, dict) else str(value)
+            )
+            listed.add_row(key, duration(value) if key == "cost_s" else text)
+        console.print(listed)
+
+    return Reply(document, show)
