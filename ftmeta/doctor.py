@@ -164,7 +164,9 @@ def _bundled() -> list[Check]:
 
 
 def _cluster() -> Check:
-    from ftmeta.orchestrate.local import describe_running
+    from ftmeta.orchestrate.local import find
 
-    found = describe_running()
-    return Check("local cluster", "cluster", found is not None, found or "not running", "running", "make up")
+    cluster = find()
+    ok = cluster is not None and cluster.alive
+    found = f"dashboard {cluster.ray.address}, MLflow {cluster.mlflow.address}" if ok and cluster else "not running here"
+    return Check("local cluster", "cluster", ok, found, "running", "make up")
