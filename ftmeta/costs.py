@@ -1,0 +1,215 @@
+"""Work and money: the FLOPs and bytes of a run from first principles, seconds on a device, and their price.
+
+In: a base model's shape, a pipeline, a task's token statistics and the budget. Out: `Work`, cumulative for fidelities
+0..T. The counts follow from what a LoRA step has to compute; constant factors that they miss are what the cost
+surrogate learns from real runs.
+
+FLOPs a token (N: weights of the layers' matrices; a multiply-add is 2 FLOPs):
+  forward          2 N + 4 L s h (attention over s tokens; Kaplan et al. 2020, arXiv 2001.08361, table 1)
+  backward         2 N' + 8 L' s h, with N', L' only the layers from the lowest adapted one up: the base is frozen, so
+                   there are gradients of activations but none of weights, and below the lowest adapter none at all
+  head             2 h V forward and 2 h V backward at answer tokens only, or at all tokens where the loss is on them
+  adapters         6 P for P trainable weights (2 forward, 4 backward)
+DoRA (Liu et al. 2024, arXiv 2402.09353, section 4.3) norms W + BA at each step, 2 r d_in d_out + 3 d_in d_out FLOPs a
+matrix, and with dropout multiplies by W a second time: 2 N_adapted forward and as much backward.
+An evaluation is a forward pass over the validation examples, with the head at answer tokens; fidelity 0 has one too.
+
+Bytes: weights once forward and once backward a step, and activations written and read again, 34 h bytes a token and
+layer at two bytes a number (Korthikanti et al. 2022, arXiv 2205.05198, section 4.1); 28 bytes an adapter
+weight for AdamW.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ftmeta.errors import ConfigError
+from ftmeta.files import DATA
+from ftmeta.hardware import HardwareProfile, load_hardware
+from ftmeta.schema import Budget, ModelShape, Pipeline
+
+if TYPE_CHECKING:
+    import numpy as np
+
+EVALUATION_BATCH = 64  # examples; only the number of weight reads depends on it
+ANALYTIC_NAMES = ("peft_method", "target_modules", "adapted_layers", "batch_size")  # hyperparameters the counts need
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """What the cost of a task depends on. Token counts are means an example, in the base model's own tokens."""
+
+    train_examples: float
+    validation_examples: float
+    prompt_tokens: float  # everything before the completion, the chat template included
+    answer_tokens: float
+
+    @classmethod
+    def of(cls, metafeatures: Mapping[str, float]) -> TokenStatistics | None:
+        """From a task's meta-features; None where they do not say (tasks of foreign tables)."""
+        if any(metafeatures.get(name) is None for name in TOKEN_METAFEATURES):
+            return None
+        return cls(*(float(metafeatures[name]) for name in TOKEN_METAFEATURES))
+
+
+# In the order of TokenStatistics; ftmeta/metafeatures.py computes them.
+TOKEN_METAFEATURES = ("train_examples", "validation_examples", "prompt_tokens_mean", "answer_tokens_mean")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run has to do up to each fidelity 0..T; cumulative arrays of length T + 1."""
+
+    flops: np.ndarray
+    bytes: np.ndarray
+    layer_passes: np.ndarray  # forward or backward passes through one layer, of whatever size
+    steps: np.ndarray  # optimizer steps
+    tokens: np.ndarray  # training tokens
+
+    def seconds(self, hardware: HardwareProfile) -> np.ndarray:
+        """Roofline seconds (Williams et al. 2009): the slower of computing and moving bytes, and the overhead."""
+        import numpy as np
+
+        busy_T = np.maximum(self.flops / hardware.flops_per_s, self.bytes / hardware.bytes_per_s)
+        return busy_T + self.layer_passes * hardware.overhead_s
+
+
+def has_analytic_cost(hyperparameters: Collection[str]) -> bool:
+    """Whether a search space has the hyperparameters that `analytic_work` reads."""
+    return all(name in hyperparameters for name in ANALYTIC_NAMES)
+
+
+def layer_weights(shape: ModelShape) -> float:
+    """Weights in the matrices of all layers: L (4 h^2 + 3 h m) for attention and a gated MLP, or less if the model
+    as a whole has less beside its embedding (grouped-query attention)."""
+    full = shape.layers * (4 * shape.hidden_size**2 + 3 * shape.hidden_size * shape.intermediate_size)
+    return float(min(full, max(shape.parameters - shape.hidden_size * shape.vocab_size, 1)))
+
+
+def adapted_layers(shape: ModelShape, pipeline: Pipeline) -> int:
+    whole = pipeline.get("adapted_layers", "all") == "all"
+    return shape.layers if whole else max(1, shape.layers // 2)
+
+
+def trainable_parameters(shape: ModelShape, pipeline: Pipeline) -> int:
+    """Weights of the adapters: r (d_in + d_out) a matrix for LoRA, d_out more for DoRA, one vector for IA3.
+
+    Matrices as in Phi-3: qkv (h -> 3h), o (h -> h), gate and up (h -> 2m), down (m -> h).
+    """
+    matrices = _target_matrices(shape, pipeline)
+    method, rank = pipeline.get("peft_method", "lora"), int(pipeline.get("lora_rank") or 0)
+    per_layer = 0
+    for d_in, d_out in matrices:
+        if method == "ia3":
+            per_layer += d_out
+        else:
+            per_layer += rank * (d_in + d_out) + (d_out if method == "dora" else 0)
+    return per_layer * adapted_layers(shape, pipeline)
+
+
+def analytic_work(
+    shape: ModelShape, pipeline: Pipeline, tokens: TokenStatistics, budget: Budget, weight_bytes: int = 2
+) -> Work:
+    """Cumulative work of one run at fidelities 0..budget.max_fidelity; see the head of this file for the formulas."""
+    import numpy as np
+
+    h, L, V = shape.hidden_size, shape.layers, shape.vocab_size
+    prompt = min(tokens.prompt_tokens, shape.context_length)
+    answer = min(tokens.answer_tokens, max(shape.context_length - prompt, 1))
+    length = prompt + answer
+    weights = layer_weights(shape)
+    trainable = trainable_parameters(shape, pipeline)
+    share = 0.5 if pipeline.get("adapted_layers") == "upper_half" else 1.0  # layers that the backward pass reaches
+    head_tokens = length if pipeline.get("loss_on") == "full" else answer  # an example
+
+    forward = length * (2 * weights + 4 * L * length * h)
+    backward = share * length * (2 * weights + 8 * L * length * h)
+    example_flops = forward + backward + head_tokens * 4 * h * V + length * 6 * trainable
+    step_flops = 0.0
+    if pipeline.get("peft_method") == "dora":
+        matrices, layers, rank = (
+            _target_matrices(shape, pipeline),
+            adapted_layers(shape, pipeline),
+            pipeline["lora_rank"],
+        )
+        adapted = layers * sum(d_in * d_out for d_in, d_out in matrices)
+        step_flops = (2 * float(rank) + 3) * adapted
+        if pipeline.get("lora_dropout"):
+            example_flops += length * 4 * adapted
+
+    examples = min(tokens.train_examples, budget.max_train_examples or math.inf) * budget.epochs
+    t_T = np.arange(budget.max_fidelity + 1) / budget.max_fidelity
+    examples_T = examples * t_T
+    steps_T = np.round(np.ceil(examples / float(pipeline["batch_size"])) * t_T)
+
+    evaluated_T = min(tokens.validation_examples, budget.eval_examples) * np.arange(1, budget.max_fidelity + 2)
+    passes_T = np.ceil(evaluated_T / EVALUATION_BATCH)
+    evaluation_flops = forward + answer * 2 * h * V
+
+    activation_bytes = length * L * 34 * h * weight_bytes / 2  # an example, written once
+    step_bytes = (1 + share) * (weights + h * V) * weight_bytes + 28 * trainable
+    return Work(
+        flops=examples_T * example_flops + steps_T * step_flops + evaluated_T * evaluation_flops,
+        bytes=examples_T * (1 + share) * activation_bytes
+        + steps_T * step_bytes
+        + passes_T * (weights + h * V) * weight_bytes
+        + evaluated_T * activation_bytes,
+        layer_passes=steps_T * L * (1 + 2 * share) + passes_T * L,
+        steps=steps_T,
+        tokens=examples_T * length,
+    )
+
+
+def _target_matrices(shape: ModelShape, pipeline: Pipeline) -> list[tuple[int, int]]:
+    h, m = shape.hidden_size, shape.intermediate_size
+    attention, mlp = [(h, 3 * h), (h, h)], [(h, 2 * m), (m, h)]
+    return {"attention": attention, "mlp": mlp}.get(str(pipeline.get("target_modules", "all")), attention + mlp)
+
+
+def usd(cost_s: float, hardware: str) -> float | None:
+    """The price of `cost_s` device-seconds on the hardware of that name, in US dollars; None if it is unknown."""
+    price = price_usd_per_hour(load_hardware(hardware).price_key)
+    return None if price is None else cost_s / 3600 * price
+
+
+def price_usd_per_hour(price_key: str) -> float | None:
+    """From the file in $FTMETA_PRICES where it names the device, else from the shipped table. Raises ConfigError."""
+    own = os.environ.get("FTMETA_PRICES")
+    if own:
+        prices = _prices(Path(own))
+        if price_key in prices:
+            return prices[price_key]
+    return _prices(DATA / "prices.yaml").get(price_key)
+
+
+class _PriceFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    currency: str
+    as_of: object
+    price_usd_per_hour: dict[str, float | None]
+
+
+@functools.cache
+def _prices(path: Path) -> dict[str, float | None]:
+    try:
+        file = _PriceFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"price table {path} cannot be read ({error.strerror}); correct $FTMETA_PRICES") from None
+    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ConfigError(f"price table {path}: {said}; see ftmeta/data/prices.yaml for the form") from None
+    if file.currency != "USD":
+        raise ConfigError(f"price table {path} is in {file.currency}; give prices in USD, which costs are reported in")
+    wrong = [name for name, price in file.price_usd_per_hour.items() if price is not None and not 0 <= price < math.inf]
+    if wrong:
+        raise ConfigError(f"price table {path}: the price of {wrong[0]} is not a number from 0 up")
+    return file.price_usd_per_hour

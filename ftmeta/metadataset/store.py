@@ -1,0 +1,353 @@
+"""The Parquet store: a folder with runs.parquet, curves.parquet, tasks.parquet, space.yaml, card.md, manifest.json.
+
+In: `RunResult`s (from a ledger), meta-features, a search space. Out: the folder, and from it a `MetaDataset` of pandas
+tables. The manifest is written last and carries row counts and a fingerprint of the content that does not depend on
+the order of rows, so a folder that is torn, mixed or edited is noticed when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ftmeta
+from ftmeta.errors import MetaDatasetError, SpaceError
+from ftmeta.files import atomic_path, canonical_json, write_json, write_text
+from ftmeta.hardware import HardwareProfile
+from ftmeta.schema import BaseModelInfo, Budget, ModelShape, Pipeline, RunResult
+from ftmeta.space import Space, parse_space
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+FORMAT = "ftmeta-metadataset"
+FORMAT_VERSION = 1
+TABLES = ("runs", "curves", "tasks")
+
+MetaFeatures = Mapping[tuple[str, str], Mapping[str, float]]  # (task, base model) -> name -> value
+
+
+@dataclass(frozen=True)
+class MetaDataset:
+    """Tables as in docs/interfaces.md, the space they are of, and the manifest."""
+
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    tasks: pd.DataFrame
+    space: Space
+    manifest: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def budget(self) -> Budget:
+        """The full budget of every run."""
+        return Budget(**self.manifest["budget"])
+
+    @property
+    def shapes(self) -> dict[str, ModelShape]:
+        """The base models whose shape is known; those of foreign tables are not."""
+        models = self.manifest["base_models"]
+        return {name: ModelShape(**entry["shape"]) for name, entry in models.items() if entry["shape"] is not None}
+
+    @property
+    def hardware(self) -> HardwareProfile | None:
+        """What the runs were made on; None if it is not known."""
+        profile = self.manifest["hardware"]
+        return None if profile is None else HardwareProfile(**profile)
+
+    def pipelines(self) -> dict[str, Pipeline]:
+        """run_id -> pipeline, in the order of the runs. Raises MetaDatasetError where one does not fit the space."""
+        names = self.space.hyperparameters
+        columns = [self.runs[f"p_{name}"].tolist() for name in names]
+        found: dict[str, Pipeline] = {}
+        for run_id, values in zip(self.runs["run_id"], zip(*columns, strict=True), strict=True):
+            active = {name: value for name, value in zip(names, values, strict=True) if not _missing(value)}
+            try:
+                found[run_id] = self.space.validate(active)
+            except SpaceError as error:
+                raise MetaDatasetError(f"run {run_id} in meta-dataset '{self.name}': {error}") from None
+        return found
+
+    def metafeatures(self) -> dict[tuple[str, str], dict[str, float]]:
+        """(task, base model) -> the meta-features that are known."""
+        names = [name for name in self.tasks.columns if name.startswith("mf_")]
+        return {
+            (row["task"], row["base_model"]): {n.removeprefix("mf_"): row[n] for n in names if not _missing(row[n])}
+            for row in self.tasks.to_dict("records")
+        }
+
+
+def write(
+    directory: Path | str,
+    results: Iterable[RunResult],
+    *,
+    space: Space,
+    metafeatures: MetaFeatures,
+    base_models: Mapping[str, BaseModelInfo | None],
+    hardware: HardwareProfile | None,
+    budget: Budget,
+    name: str | None = None,
+) -> dict[str, Any]:
+    """Writes the meta-dataset of `results` into `directory` and returns its manifest.
+
+    `metafeatures` has an entry for each (task, base model) of the results, which may be empty; `base_models` one for
+    each base model (None: nothing but its name is known). Other files in the folder are left alone. Raises
+    MetaDatasetError for no runs, duplicate runs, and runs that do not fit `space` or `budget`.
+    """
+    from ftmeta.metadataset.tables import curves_table, runs_table, tasks_table
+
+    kept = list(results)
+    _check(kept, space, metafeatures, base_models, budget)
+    pairs = {(result.run.task, result.run.base_model) for result in kept}
+    models = {result.run.base_model for result in kept}
+    tables = {
+        "runs": runs_table(kept, space),
+        "curves": curves_table(kept),
+        "tasks": tasks_table({pair: metafeatures[pair] for pair in sorted(pairs)}),
+    }
+    facts = {
+        "budget": asdict(budget),
+        "base_models": {model: _model_entry(base_models[model]) for model in sorted(models)},
+        "hardware": None if hardware is None else asdict(hardware),
+    }
+    return _write_tables(Path(directory), tables, space, facts, name or Path(directory).resolve().name)
+
+
+def read(directory: Path | str) -> MetaDataset:
+    """Raises MetaDatasetError for a folder that is missing, torn, edited, or of a newer format."""
+    import pyarrow.parquet as pq
+
+    folder = Path(directory)
+    manifest = _read_manifest(folder)
+    tables: dict[str, pa.Table] = {}
+    for table in TABLES:
+        try:
+            tables[table] = pq.read_table(folder / f"{table}.parquet")
+        except (OSError, ValueError) as error:
+            said = " ".join(str(error).split())[:160]
+            raise _torn(folder, f"{table}.parquet cannot be read ({said})") from None
+        if tables[table].num_rows != manifest["rows"][table]:
+            raise _torn(
+                folder,
+                f"{table}.parquet has {tables[table].num_rows} rows and the manifest says {manifest['rows'][table]}",
+            )
+    try:
+        space = parse_space((folder / "space.yaml").read_text(encoding="utf-8"), str(folder / "space.yaml"))
+    except OSError:
+        raise _torn(folder, "space.yaml is missing") from None
+    if space.fingerprint != manifest["space"]["fingerprint"]:
+        raise _torn(folder, "space.yaml is not the search space that the manifest names")
+    absent = [name for name in space.hyperparameters if f"p_{name}" not in tables["runs"].column_names]
+    if absent:
+        raise _torn(folder, f"runs.parquet has no column 'p_{absent[0]}', which space '{space.name}' needs")
+    if _content_fingerprint(tables, space) != manifest["fingerprint"]:
+        raise _torn(folder, "the tables are not those that the manifest was made of")
+    duplicates = [run for run, n in Counter(tables["runs"]["run_id"].to_pylist()).items() if n > 1]
+    if duplicates:
+        raise _torn(folder, f"run {duplicates[0]} is there more than once")
+    runs, curves, tasks = (tables[table].to_pandas() for table in TABLES)
+    return MetaDataset(runs, curves, tasks, space, manifest)
+
+
+def describe(directory: Path | str) -> dict[str, Any]:
+    """What is in a meta-dataset, as `ftmeta metadata describe --json` prints it."""
+    meta = read(directory)
+    pipelines = {pipeline.id for pipeline in meta.pipelines().values()}
+    return {
+        "name": meta.name,
+        "runs": len(meta.runs),
+        "tasks": sorted(meta.runs["task"].unique().tolist()),
+        "base_models": sorted(meta.runs["base_model"].unique().tolist()),
+        "pipelines": len(pipelines),
+        "fidelities": meta.budget.max_fidelity,
+        "curve_rows": len(meta.curves),
+        "statuses": meta.manifest["statuses"],
+        "cost_s": round(float(meta.runs["cost_s"].sum()), 3),
+        "space": meta.manifest["space"],
+        "budget": meta.manifest["budget"],
+        "hardware": None if meta.hardware is None else meta.hardware.name,
+        "fingerprint": meta.fingerprint,
+    }
+
+
+def merge(directories: Sequence[Path | str], out: Path | str, name: str | None = None) -> dict[str, Any]:
+    """Joins meta-datasets of one space and budget; a run that is in several is kept once. Returns the manifest.
+
+    Raises MetaDatasetError where spaces, budgets or hardware differ (their scores or costs could not be compared), or
+    where two folders describe the same task or base model differently.
+    """
+    import pyarrow as pa
+
+    parts = [read(directory) for directory in directories]
+    if not parts:
+        raise MetaDatasetError("no meta-dataset to merge; name at least one folder")
+    first = parts[0]
+    for directory, part in zip(directories, parts, strict=True):
+        for what in ("space", "budget", "hardware"):
+            if part.manifest[what] != first.manifest[what]:
+                raise MetaDatasetError(
+                    f"{directory} has another {what} than {directories[0]} ({part.manifest[what]} and "
+                    f"{first.manifest[what]}); runs of different {what} cannot be compared, so keep them apart"
+                )
+    models: dict[str, Any] = {}
+    for part in parts:
+        for model, entry in part.manifest["base_models"].items():
+            if models.setdefault(model, entry) != entry:
+                raise MetaDatasetError(f"base model '{model}' differs between the meta-datasets; rename one of them")
+    tables = {}
+    for table, key in (("runs", ["run_id"]), ("curves", ["run_id", "fidelity"]), ("tasks", ["task", "base_model"])):
+        joined = _sorted_unique([getattr(part, table) for part in parts], key, table)
+        tables[table] = pa.Table.from_pandas(joined, schema=_schema(table, first.space, joined), preserve_index=False)
+    facts = {"budget": first.manifest["budget"], "base_models": models, "hardware": first.manifest["hardware"]}
+    return _write_tables(Path(out), tables, first.space, facts, name or Path(out).resolve().name)
+
+
+def _sorted_unique(frames: list[pd.DataFrame], key: list[str], table: str) -> pd.DataFrame:
+    import pandas as pd
+
+    joined = pd.concat([frame.dropna(axis=1, how="all") for frame in frames], ignore_index=True)
+    for column in frames[0].columns:
+        if column not in joined:
+            joined[column] = None
+    joined = joined[list(dict.fromkeys(column for frame in frames for column in frame.columns))]
+    if table == "tasks":
+        distinct = joined.drop_duplicates()
+        twice = distinct[distinct.duplicated(key)]
+        if len(twice):
+            raise MetaDatasetError(
+                f"task '{twice.iloc[0]['task']}' has different meta-features in the meta-datasets; "
+                "they are different tasks, so give one of them another name"
+            )
+    return joined.drop_duplicates(key).sort_values(key, ignore_index=True)
+
+
+def _schema(table: str, space: Space, frame: pd.DataFrame) -> pa.Schema:
+    from ftmeta.metadataset.tables import curves_schema, runs_schema, tasks_schema
+
+    if table == "runs":
+        return runs_schema(space)
+    if table == "curves":
+        return curves_schema()
+    return tasks_schema(column.removeprefix("mf_") for column in frame.columns if column.startswith("mf_"))
+
+
+def _check(
+    results: list[RunResult],
+    space: Space,
+    metafeatures: MetaFeatures,
+    base_models: Mapping[str, BaseModelInfo | None],
+    budget: Budget,
+) -> None:
+    if not results:
+        raise MetaDatasetError("there are no runs to write; collect some first")
+    run_id, times = Counter(result.run.run_id for result in results).most_common(1)[0]
+    if times > 1:
+        raise MetaDatasetError(f"run {run_id} is given {times} times; give each run once")
+    for result in results:
+        run = result.run
+        if run.max_fidelity != budget.max_fidelity or run.space != space.name:
+            raise MetaDatasetError(
+                f"run {run.run_id} has {run.max_fidelity} fidelities in space '{run.space}', and the meta-dataset is "
+                f"of {budget.max_fidelity} in '{space.name}'; write runs of one kind into one meta-dataset"
+            )
+        try:
+            space.validate(run.pipeline.values)
+        except SpaceError as error:
+            raise MetaDatasetError(f"run {run.run_id}: {error}") from None
+        if (run.task, run.base_model) not in metafeatures:
+            raise MetaDatasetError(f"no meta-features are given for task '{run.task}' with '{run.base_model}'")
+        if run.base_model not in base_models:
+            raise MetaDatasetError(f"base model '{run.base_model}' of run {run.run_id} is not described")
+
+
+def _model_entry(info: BaseModelInfo | None) -> dict[str, Any]:
+    if info is None:
+        return {"shape": None, "reference_lr": None, "fingerprint": None, "licence": "unknown"}
+    return {
+        "shape": asdict(info.shape),
+        "reference_lr": info.reference_lr,
+        "fingerprint": info.fingerprint,
+        "licence": info.licence,
+    }
+
+
+def _write_tables(
+    folder: Path, tables: dict[str, pa.Table], space: Space, facts: dict[str, Any], name: str
+) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    from ftmeta.metadataset.card import card
+
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "fingerprint": _content_fingerprint(tables, space),
+        "space": {"name": space.name, "fingerprint": space.fingerprint},
+        **facts,
+        "rows": {table: tables[table].num_rows for table in TABLES},
+        "statuses": dict(sorted(Counter(tables["runs"]["status"].to_pylist()).items())),
+        "code_versions": sorted(set(tables["runs"]["code_version"].to_pylist())),
+        "ftmeta_version": ftmeta.__version__,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in TABLES:
+        with atomic_path(folder / f"{table}.parquet") as path:
+            pq.write_table(tables[table], path, compression="zstd")
+    write_text(folder / "space.yaml", space.yaml_text)
+    runs, curves, tasks = (tables[table].to_pandas() for table in TABLES)
+    write_text(folder / "card.md", card(MetaDataset(runs, curves, tasks, space, manifest)))
+    write_json(folder / "manifest.json", manifest)  # last: until it is there, the folder reads as torn
+    return manifest
+
+
+def _content_fingerprint(tables: Mapping[str, pa.Table], space: Space) -> str:
+    """A 16-digit SHA-256 over the sorted rows of all tables and the space; null cells and column order do not count."""
+    digest = hashlib.sha256(space.fingerprint.encode())
+    for table in TABLES:
+        rows = [{k: v for k, v in row.items() if v is not None} for row in tables[table].to_pylist()]
+        for line in sorted(map(canonical_json, rows)):
+            digest.update(hashlib.sha256(line.encode()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise MetaDatasetError(
+            f"{folder} is no meta-dataset (it has no manifest.json); name a folder that `ftmeta collect` or "
+            "`ftmeta metadata import` has made"
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        known = manifest["format"] == FORMAT
+        version = manifest["format_version"]
+    except (ValueError, KeyError, TypeError):
+        raise _torn(folder, "manifest.json is not a manifest") from None
+    if not known or version != FORMAT_VERSION:
+        raise MetaDatasetError(
+            f"{folder} has format {manifest['format']!r} version {version}, and this version reads {FORMAT!r} version "
+            f"{FORMAT_VERSION}; update ftmeta or collect again"
+        )
+    return dict(manifest)
+
+
+def _torn(folder: Path, why: str) -> MetaDatasetError:
+    return MetaDatasetError(f"meta-dataset {folder} is torn: {why}; write it again from its ledger or its source")
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value  # NaN is the only value that differs from itself
