@@ -1,0 +1,46 @@
+"""A run's own random numbers: torch's generators hold the run's state while it trains, and the caller's otherwise.
+
+So the state after any step is one small thing that a checkpoint can keep, and runs cannot disturb one another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+
+class Randomness:
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(self._devices):
+            torch.manual_seed(seed)
+            self._read()
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Dropout, NEFTune and initialisation inside the block draw from the run's state."""
+        with torch.random.fork_rng(self._devices):
+            self._write()
+            try:
+                yield
+            finally:
+                self._read()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Byte tensors by name."""
+        return dict(self._state)
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        self._state = {name: state[name] for name in self._state}
+
+    def _read(self) -> None:
+        self._state = {"cpu": torch.get_rng_state()}
+        for device in self._devices:
+            self._state["cuda"] = torch.cuda.get_rng_state(device)
+
+    def _write(self) -> None:
+        torch.set_rng_state(self._state["cpu"])
+        for device in self._devices:
+            torch.cuda.set_rng_state(self._state["cuda"], device)

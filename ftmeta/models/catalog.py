@@ -1,0 +1,105 @@
+"""Names -> base models. The table below is the whole list of models that ftmeta knows by a short name.
+
+Everything else is a folder on disk or a hub id (`organisation/name`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftmeta.errors import ModelError
+from ftmeta.files import DATA, cache_dir
+from ftmeta.models import hub, smollm2
+from ftmeta.models.describe import describe, reference_lr
+from ftmeta.schema import BaseModelInfo
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class _Known:
+    folder: Callable[[], Path]
+    parameters: int | None  # told before the model is fetched; None: read from the folder
+    hidden_size: int | None
+    make: Callable[[Path], None] | None  # fills the folder; None: it ships with ftmeta
+
+
+_KNOWN = {
+    "phi3-micro": _Known(lambda: DATA / "models" / "phi3-micro", None, None, make=None),
+    "smollm2-135m": _Known(lambda: cache_dir() / "models" / "smollm2-135m", 134_515_008, 576, make=smollm2.convert),
+}
+
+
+def resolve(name: str) -> BaseModelInfo:
+    """Finds the base model `name`: a known name, a folder, or a hub id (downloaded once into the hub's cache).
+
+    Raises ModelError, with close matches and what to do, for a name that is unknown, not fetched or unreachable.
+    """
+    if name in _KNOWN:
+        folder = _KNOWN[name].folder()
+        if not folder.is_dir():
+            what = f"fetch it with: ftmeta models fetch {name}" if _KNOWN[name].make else "reinstall ftmeta"
+            raise ModelError(f"base model '{name}' is not on this machine; {what}")
+        return describe(folder, name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return describe(path, name)
+    if _HUB_ID.fullmatch(name):
+        return describe(hub.snapshot(name), name)
+    raise ModelError(f"unknown base model '{name}'; {_close_matches(name)}")
+
+
+def fetch(name: str) -> BaseModelInfo:
+    """Puts a base model on this machine (a known one is made once, a hub id downloaded) and describes it.
+
+    Raises ModelError, and MissingDependencyError when something has to be installed first.
+    """
+    known = _KNOWN.get(name)
+    if known is not None and known.make is not None and not known.folder().is_dir():
+        known.make(known.folder())
+    return resolve(name)
+
+
+def list_base_models() -> list[dict[str, Any]]:
+    """The known base models and the hub models in the local cache, as `ftmeta models list --json` shows them.
+
+    Keys: name, parameters, hidden_size, reference_lr, path (None: not on this machine), licence.
+    """
+    rows = []
+    for name, known in _KNOWN.items():
+        if known.folder().is_dir():
+            rows.append(_row(describe(known.folder(), name)))
+        elif known.hidden_size is not None:
+            rows.append(
+                {
+                    "name": name,
+                    "parameters": known.parameters,
+                    "hidden_size": known.hidden_size,
+                    "reference_lr": reference_lr(known.hidden_size),
+                    "path": None,
+                    "licence": "Apache-2.0",
+                }
+            )
+    return rows + [_row(info) for info in hub.cached_models()]
+
+
+def _row(info: BaseModelInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "parameters": info.shape.parameters,
+        "hidden_size": info.shape.hidden_size,
+        "reference_lr": info.reference_lr,
+        "path": info.path,
+        "licence": info.licence,
+    }
+
+
+def _close_matches(name: str) -> str:
+    close = difflib.get_close_matches(name.lower(), _KNOWN, n=3, cutoff=0.4)
+    names = f"did you mean {' or '.join(close)}? Known" if close else "known"
+    return f"{names}: {', '.join(_KNOWN)}; otherwise give a folder or a hub id such as microsoft/Phi-3-mini-4k-instruct"

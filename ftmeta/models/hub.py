@@ -1,0 +1,53 @@
+"""Models of the Hugging Face hub: the snapshot of one, and those that lie in the hub's cache already."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from ftmeta.errors import ModelError
+from ftmeta.models.describe import describe
+from ftmeta.schema import BaseModelInfo
+
+# Weights as safetensors, tokenizer and configuration; no code, which would not be run, and no pickles.
+_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "README.md"]
+
+
+def snapshot(name: str) -> Path:
+    """The folder of hub model `name`, from the cache or downloaded once. Raises ModelError when it cannot be had."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=_FILES, local_files_only=True))
+        if (folder / "config.json").is_file():
+            return folder
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES))
+    except GatedRepoError:
+        raise ModelError(f"base model '{name}' is gated; accept its terms on its page and run: hf auth login") from None
+    except RepositoryNotFoundError:
+        raise ModelError(
+            f"the hub has no model '{name}' (or it is private); check the name, or run: hf auth login"
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        logging.getLogger(__name__).debug("snapshot of %s failed", name, exc_info=True)
+        raise ModelError(
+            f"base model '{name}' is not in the local hub cache and the hub is out of reach ({type(error).__name__}); "
+            "connect this machine, copy the model here and give its folder, or use the bundled phi3-micro"
+        ) from None
+
+
+def cached_models() -> Iterator[BaseModelInfo]:
+    """Describes the usable base models in the hub's cache; what is no decoder-only model is passed over."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    for folder in sorted(Path(HF_HUB_CACHE).glob("models--*--*/snapshots/*")):
+        _, organisation, name = folder.parent.parent.name.split("--", 2)
+        try:
+            yield describe(folder, f"{organisation}/{name}")
+        except ModelError:
+            continue

@@ -1,0 +1,60 @@
+"""A described base model -> the frozen model and its tokenizer in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftmeta.errors import ModelError
+from ftmeta.schema import BaseModelInfo
+
+if TYPE_CHECKING:
+    import tokenizers
+    import torch
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A base model in memory, shared by many runs one after the other. Its weights are frozen and never written to."""
+
+    info: BaseModelInfo
+    model: Any  # transformers.PreTrainedModel
+    tokenizer: Any  # transformers.PreTrainedTokenizerFast
+    device: torch.device
+
+
+def load(info: BaseModelInfo, device: str = "cpu", dtype: str | None = None) -> LoadedModel:
+    """Loads the model (frozen, in evaluation mode) and its tokenizer.
+
+    `dtype` is `float32` or `bfloat16`; None means float32 on the CPU and bfloat16 on CUDA. Raises ModelError when the
+    device is not there, the tokenizer has no chat template, or transformers does not know the architecture.
+    """
+    import torch
+    import transformers
+
+    where = torch.device(device)
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device '{device}' was asked for, but torch finds no CUDA device; use --device cpu")
+    kind = dtype or ("float32" if where.type == "cpu" else "bfloat16")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(info.path, trust_remote_code=False)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            info.path, dtype=getattr(torch, kind), attn_implementation="sdpa", trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"base model '{info.name}' in {info.path} cannot be loaded: {str(error).splitlines()[0]}"
+        ) from error
+    if tokenizer.chat_template is None:
+        raise ModelError(f"base model '{info.name}' has no chat template; choose one tuned to follow instructions")
+    model.requires_grad_(False)
+    model.eval()
+    return LoadedModel(info, model.to(where), tokenizer, where)
+
+
+def fast_tokenizer(info: BaseModelInfo) -> tokenizers.Tokenizer:
+    """The tokenizer alone, without transformers or torch: for counting tokens."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(Path(info.path) / "tokenizer.json"))
