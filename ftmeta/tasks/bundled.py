@@ -42,3 +42,9 @@ def bundled_card(name: str) -> TaskCard:
         rebuild=card["rebuild"],
         details=card["details"],
     )
+
+
+def task_info(name: str) -> dict[str, Any]:
+    """One line of `ftmeta tasks list`: name, domain, examples, splits, licence, fingerprint."""
+    card = card_json(name)
+    return {key: card[key] for key in ("name", "domain", "examples", "splits", "licence", "fingerprint")}

