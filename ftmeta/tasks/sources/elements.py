@@ -171,8 +171,9 @@ def _element_facts(database: sqlite3.Connection) -> Iterator[Fact]:
     for row in rows:
         element, number = row["name"].lower(), str(row["atomic_number"])
         for column, form, questions, reverse in _NUMBERS:
-            if row[column] is not None:
-                yield _fact(element, number, column, form.format(row[column]), questions, reverse)
+            answer = None if row[column] is None else form.format(row[column])
+            if answer is not None and "e-" not in answer:  # traces below a ten-thousandth
+                yield _fact(element, number, column, answer, questions, reverse)
         for column, questions, reverse in _WORDS:
             text = _word(row, column)
             if text is not None:
