@@ -54,6 +54,8 @@ def finetune(
         def on_point(point: CurvePoint) -> None:
             detail = f"validation score {number(point.score)}"
             progress.update(bar, completed=point.fidelity, description=f"{task.name}: finetuning", detail=detail)
+            if progress.disable:  # a log: one line a fidelity
+                note(f"fidelity {point.fidelity}/{space.max_fidelity}: {detail}, {point.cost_s:.1f} device-seconds")
 
         document = finetune_to_folder(
             chosen, task, info, seed, budget=space.budget(), out=out, until=fidelity, threads=threads, on_point=on_point

@@ -21,6 +21,6 @@ def serve(
     selector: SelectorOption = None,
 ) -> None:
     """Serves recommendations over HTTP, with a page at /, until interrupted."""
-    from ftmeta.serving import serve_locally
+    from ftmeta.serving.local import serve_locally
 
     serve_locally(host=host, port=port, selector=selector)

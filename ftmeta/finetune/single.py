@@ -50,7 +50,7 @@ def finetune_to_folder(
         zero_shot: dict[str, Any] | None = None
         for point in run:
             if point.fidelity == 0:
-                zero_shot = run.evaluate_test()
+                zero_shot = run.evaluate_test(zero_shot=True)
             on_point(point)
         finished = run.status in ("ok", "stopped")
         document = _document(run, task, info, zero_shot, run.evaluate_test() if finished else None)
