@@ -82,35 +82,36 @@ def _parse_json(text: str, where: str) -> object:
 
 def _read_json(path: Path) -> Iterator[Row]:
     """One array of objects, read element by element; a file that starts with `{` is read as JSONL."""
-    text = _Buffer(path)
-    first = text.peek()
-    if first == "{":
-        text.close()
-        yield from _read_jsonl(path)
-        return
-    if first != "[":
+    with path.open("rb") as file:
+        text = _Buffer(file, path)
+        first = text.peek()
+        if first == "[":
+            yield from _elements(text, path.name)
+            return
+    if first != "{":
         raise DataError(
             f"'{path.name}' starts with {first!r}; a .json file should be an array of objects, [{{..}}, ..]"
         )
+    yield from _read_jsonl(path)
+
+
+def _elements(text: _Buffer, label: str) -> Iterator[Row]:
     text.take(1)
     number = 0
-    if text.peek() == "]":
-        return
-    while True:
+    separator = "]" if text.peek() == "]" else ","
+    while separator == ",":
         number += 1
-        where = f"{path.name}, row {number}"
+        where = f"{label}, row {number}"
         yield number, _next_element(text, where)
         separator = text.peek()
-        text.take(1)
-        if separator == "]":
-            break
-        if separator != ",":
-            found = "the end of the file" if not separator else repr(separator)
-            raise DataError(
-                f"{where}: after it comes {found}, wanted ',' or ']' (line {text.line}); is the file cut off?"
-            )
+        if separator not in {",", "]"}:
+            found = repr(separator) if separator else "the end of the file"
+            raise DataError(f"{where}: after it comes {found}, wanted ',' or ']' (line {text.line}); is it cut off?")
+        if separator == ",":
+            text.take(1)
+    text.take(1)
     if text.peek():
-        raise DataError(f"'{path.name}', line {text.line}: text after the end of the array")
+        raise DataError(f"'{label}', line {text.line}: text after the end of the array")
 
 
 def _next_element(text: _Buffer, where: str) -> object:
@@ -138,14 +139,11 @@ def _next_element(text: _Buffer, where: str) -> object:
 class _Buffer:
     """UTF-8 text of a file that is read in pieces: `text` is what was read and not yet taken."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         self.path, self.text, self.line, self.ended = path, "", 1, False
-        self._file = path.open("rb")
+        self._file = file
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._offset = _skip_bom(self._file, path)
-
-    def close(self) -> None:
-        self._file.close()
+        self._offset = _skip_bom(file, path)
 
     def more(self, limit: int) -> bool:
         """Reads one more piece; False at the end of the file or with `limit` characters waiting."""
@@ -161,9 +159,7 @@ class _Buffer:
             row = f"near line {self.line + self.text.count(chr(10))}"
             raise _encoding_error(self.path.name, row, self._offset - held + error.start, error) from error
         self._offset += len(block)
-        if not block:
-            self.ended = True
-            self.close()
+        self.ended = not block
         return True
 
     def peek(self) -> str:
