@@ -1,0 +1,176 @@
+"""Sweeps: every planned run once, on Ray Tune, into a ledger and from there into Parquet and MLflow.
+
+    summary = collect(load_sweep("jobs/configs/collect-smoke.yaml"), Path("/shared/smoke"))
+
+In `out`: `ledger/` (a file a run, the truth), and the meta-dataset that is written from it at the end. Submitting the
+same sweep again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ftmeta.errors import MetaDatasetError
+from ftmeta.hardware import load_hardware
+from ftmeta.metadataset import Ledger, write
+from ftmeta.orchestrate.execution import FAILED, State, connected, hardware_of, run_all, stopped_by_signals, usd_of
+from ftmeta.orchestrate.progress import Totals
+from ftmeta.orchestrate.sweep import Plan, Sweep, load_sweep, make_plan
+from ftmeta.schema import RunResult, Status
+from ftmeta.tracking import Sweep as TrackedSweep
+from ftmeta.tracking import Tracker, tracker
+
+log = logging.getLogger("ftmeta.collect")
+
+
+def collect_file(
+    sweep: Path | str,
+    out: Path | str,
+    *,
+    retry_failed: bool = False,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+) -> dict[str, Any]:
+    """Collects the sweep of a YAML file; `tracking_uri` None takes `$MLFLOW_TRACKING_URI`, and none of both is off."""
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+    return collect(
+        load_sweep(sweep),
+        Path(out),
+        tracked=tracker(uri, "collect", usd=usd_of),
+        retry_failed=retry_failed,
+        address=address,
+    )
+
+
+def collect(
+    sweep: Sweep,
+    out: Path,
+    *,
+    tracked: Tracker | None = None,
+    retry_failed: bool = False,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Runs what is not in the ledger yet and returns the summary (the keys of `ftmeta collect --json`, and more).
+
+    `address` is a Ray cluster's; None takes `$RAY_ADDRESS` (which a Ray job has), or starts Ray for this process only.
+    SIGINT and SIGTERM end the sweep with everything finished kept. Raises UserError for a sweep that cannot be planned,
+    and FtmetaError when the workers die one after the other.
+    """
+    plan = make_plan(sweep)
+    ledger = Ledger(out / "ledger")
+    found = _found(plan, ledger)
+    again = FAILED if retry_failed else frozenset()
+    pending = [spec for spec in plan.runs if spec.run_id not in found or found[spec.run_id] in again]
+    tracking = (tracked or Tracker(None, "")).sweep(
+        sweep.name, sweep.fingerprint, _parameters(plan), definition=_definition(sweep)
+    )
+    replaced = ledger.run_ids() & {spec.run_id for spec in pending}
+    state = State(ledger, tracking, Totals(len(pending), slots=1), again=frozenset(replaced))
+    began = time.monotonic()
+    try:
+        if pending:
+            with connected(address, sweep), stopped_by_signals(state):
+                run_all(plan, pending, state)
+        results = _compact(plan, ledger, out, tracking)
+    except BaseException:
+        tracking.close("error", {})
+        raise
+    summary = _summary(plan, results, state, skipped=len(plan.runs) - len(pending), wall_s=time.monotonic() - began)
+    metrics = {f"runs.{name}": float(summary[name]) for name in ("planned", "done", "failed", "skipped")}
+    costs = {"cost.device_seconds": summary["cost_s"], "cost.usd": summary["cost_usd"]}
+    untracked = tracking.close(
+        "stopped" if summary["interrupted"] else "ok",
+        {**metrics, **costs, "wall_s": summary["wall_s"], "slot_efficiency": summary["slot_efficiency"]},
+    )
+    if state.failure is not None:
+        raise state.failure
+    return {**summary, "untracked": untracked}
+
+
+# --- what there is already, and what comes of it ----------------------------------------------------------------------
+
+
+def _found(plan: Plan, ledger: Ledger) -> dict[str, Status]:
+    """The planned runs that the ledger has, with their status. A torn file counts as none and is replaced."""
+    statuses: dict[str, Status] = {}
+    there = ledger.run_ids()
+    for spec in plan.runs:
+        if spec.run_id in there:
+            try:
+                statuses[spec.run_id] = ledger.get(spec.run_id).run.status
+            except MetaDatasetError as error:
+                log.warning("%s; it is run again now", error)
+    return statuses
+
+
+def _compact(plan: Plan, ledger: Ledger, out: Path, tracking: TrackedSweep) -> list[RunResult]:
+    """Writes the meta-dataset of the planned runs that the ledger has, and returns them."""
+    from ftmeta.metafeatures import metafeatures
+    from ftmeta.models import fast_tokenizer
+
+    there = ledger.run_ids()
+    results = [ledger.get(spec.run_id) for spec in plan.runs if spec.run_id in there]
+    for result in results:
+        tracking.log(result)  # those that an earlier submission could not send; the others are known to be there
+    if results:
+        tokenizer = fast_tokenizer(plan.base_model)
+        device = next((result.run.device for result in results if result.run.device != "unknown"), "unknown")
+        hardware = hardware_of(device)
+        write(
+            out,
+            results,
+            space=plan.space,
+            metafeatures={
+                (name, plan.base_model.name): metafeatures(task, tokenizer) for name, task in plan.tasks.items()
+            },
+            base_models={plan.base_model.name: plan.base_model},
+            hardware=None if hardware is None else load_hardware(hardware),
+            budget=plan.budget,
+            name=plan.sweep.name,
+        )
+    return results
+
+
+def _summary(plan: Plan, results: list[RunResult], state: State, skipped: int, wall_s: float) -> dict[str, Any]:
+    statuses = Counter(result.run.status for result in results)
+    failed = sum(statuses[status] for status in FAILED)
+    slot_s = state.totals.slots * state.tune_s
+    return {
+        "planned": len(plan.runs),
+        "done": len(results) - failed,
+        "failed": failed,
+        "skipped": skipped,
+        "wall_s": wall_s,
+        "busy_s": state.totals.busy_s,
+        "slot_efficiency": state.totals.busy_s / slot_s if slot_s else 0.0,
+        "slots": state.totals.slots,
+        "statuses": dict(statuses),
+        "interrupted": state.stop,
+        "cost_s": state.totals.cost_s,
+        "cost_usd": state.totals.cost_usd,
+    }
+
+
+def _parameters(plan: Plan) -> dict[str, Any]:
+    pipelines = len({spec.pipeline.id for spec in plan.runs})
+    return {
+        "tasks": ", ".join(plan.tasks),
+        "base_model": plan.base_model.name,
+        "space": plan.space.name,
+        "space_fingerprint": plan.space.fingerprint,
+        "pipelines": pipelines,
+        "seeds": ", ".join(map(str, plan.sweep.seeds)),
+        "runs": len(plan.runs),
+        **{f"budget.{name}": value for name, value in vars(plan.budget).items()},
+    }
+
+
+def _definition(sweep: Sweep) -> str:
+    import yaml
+
+    return yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,305 @@
+"""Runs on Ray Tune: one trial a run, on actors that are used again and again, each result kept as it comes.
+
+In: a plan and the runs of it that are to be made. Out: their rows, in the ledger and in MLflow, as they finish. A
+searcher hands out the next run when a slot is free. Tune keeps every trial of an experiment in memory and in its
+snapshots, so a long sweep is a row of experiments of RUNS_PER_EXPERIMENT runs each: the work per run does not grow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from ftmeta.costs import usd
+from ftmeta.errors import ConfigError, FtmetaError
+from ftmeta.files import canonical_json
+from ftmeta.hardware import CPU, for_device
+from ftmeta.metadataset import Ledger
+from ftmeta.orchestrate.progress import SweepProgress, Totals
+from ftmeta.orchestrate.sweep import Plan, Sweep, spec_from_json, spec_to_json
+from ftmeta.orchestrate.workers import failed_result
+from ftmeta.schema import RunResult, RunSpec, Status
+from ftmeta.tracking import Sweep as TrackedSweep
+
+if TYPE_CHECKING:
+    from ray.tune import Callback, Stopper
+    from ray.tune.search import Searcher
+
+RUNS_PER_EXPERIMENT = 1000
+FAILED: frozenset[Status] = frozenset({"error", "oom"})  # what --retry-failed runs again; diverging is a result
+
+log = logging.getLogger("ftmeta.collect")
+
+
+@dataclass
+class State:
+    """What the driver keeps while Tune runs; it does not grow with the number of runs."""
+
+    ledger: Ledger
+    tracking: TrackedSweep
+    totals: Totals
+    again: frozenset[str] = frozenset()  # runs that replace what the ledger has
+    show: Callable[[], None] = lambda: None
+    tune_s: float = 0.0  # wall seconds in which there were slots
+    stop: bool = False
+    deaths: int = 0  # runs in a row whose worker died
+    failure: Exception | None = None
+
+    def take(self, result: RunResult) -> None:
+        """Keeps a finished run. A failure to write it ends the sweep: rows come before everything else."""
+        try:
+            self.ledger.put(result, replace=result.run.run_id in self.again)
+        except OSError as error:
+            self.failure = FtmetaError(f"run {result.run.run_id} cannot be written to {self.ledger.directory}: {error}")
+            self.stop = True
+            return
+        self.tracking.log(result)
+        totals, run = self.totals, result.run
+        totals.done += 1
+        totals.failed += run.status in FAILED
+        totals.busy_s += run.wall_s
+        totals.cost_s += run.cost_s
+        cost_usd = usd_of(run.cost_s, run.device)
+        if cost_usd is not None:
+            totals.cost_usd = (totals.cost_usd or 0.0) + cost_usd
+        self.show()
+
+    def died(self, spec: RunSpec, error: Exception | None) -> None:
+        """A worker's process is gone; its run is a row too."""
+        from ray.exceptions import OutOfMemoryError
+
+        reason = " ".join(str(error).split()) if error is not None else "no reason known"
+        status: Status = "oom" if isinstance(error, OutOfMemoryError) else "error"
+        self.take(failed_result(spec, status, f"the worker died: {reason}"[:500]))
+        self.deaths += 1
+        if self.deaths >= max(3, 2 * self.totals.slots) and self.failure is None:
+            self.failure = FtmetaError(f"{self.deaths} workers died one after the other; the last: {reason[-1000:]}")
+            self.stop = True
+
+
+def run_all(plan: Plan, pending: Sequence[RunSpec], state: State) -> None:
+    """Runs `pending` on Tune, experiment after experiment."""
+    os.environ.update(_TUNE_SETTINGS)
+    for name in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are rows; Tune's own words are noise here
+    sweep = plan.sweep
+    state.totals = Totals(len(pending), slots=min(_slots(sweep), len(pending)))
+    began = time.monotonic()
+    with (
+        SweepProgress(sweep.name, state.totals) as progress,
+        tempfile.TemporaryDirectory(prefix="ftmeta-tune-") as scratch,
+    ):
+        state.show = progress.update
+        for first in range(0, len(pending), RUNS_PER_EXPERIMENT):
+            if not state.stop:
+                _run_experiment(plan, pending[first : first + RUNS_PER_EXPERIMENT], state, Path(scratch) / str(first))
+    state.tune_s = time.monotonic() - began
+
+
+# Loggers, snapshots and signal handling of Tune's own are off: the ledger is the truth, and resuming starts from it.
+_TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # it speaks even when told not to
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a worker as in the driver
+}
+
+
+def _run_experiment(plan: Plan, specs: Sequence[RunSpec], state: State, scratch: Path) -> None:
+    from ray import tune
+
+    from ftmeta.orchestrate.trainable import SweepSlot
+
+    sweep = plan.sweep
+    slot = tune.with_parameters(
+        SweepSlot,
+        tasks=dict(plan.tasks),
+        worker=sweep.worker,
+        base_model=sweep.base_model,
+        device=sweep.device,
+        threads=max(1, int(sweep.cpus_per_slot)),
+    )
+    resources = {"cpu": sweep.cpus_per_slot, **({"gpu": sweep.gpus_per_slot} if sweep.gpus_per_slot else {})}
+    tuner = tune.Tuner(
+        tune.with_resources(slot, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=_searcher(specs),
+            num_samples=len(specs),
+            max_concurrent_trials=state.totals.slots,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=str(scratch),
+            callbacks=[_rows(state)],
+            stop=_stopper(state),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def _searcher(specs: Sequence[RunSpec]) -> Searcher:
+    from ray.tune.search import Searcher
+
+    class Queue(Searcher):
+        """Hands out the runs in their order. It has nothing to save: what is finished is in the ledger."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._left = iter(specs)
+
+        def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
+            return True
+
+        def suggest(self, trial_id: str) -> Any:  # a configuration, or the word that there is none left
+            following = next(self._left, None)
+            return Searcher.FINISHED if following is None else {"spec": canonical_json(spec_to_json(following))}
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            pass
+
+        def save(self, checkpoint_path: str) -> None:
+            pass
+
+        def restore(self, checkpoint_path: str) -> None:
+            pass
+
+    return Queue()
+
+
+def _rows(state: State) -> Callback:
+    from ray.tune import Callback
+
+    class Rows(Callback):
+        """Takes finished runs out of Tune's results, so that Tune does not keep them."""
+
+        def __reduce__(self) -> Any:
+            return Callback, ()  # Tune pickles its parts to restore them, and here is nothing to restore
+
+        def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+            finished = result.pop("finished", None)
+            if finished is not None:
+                state.deaths = 0
+                state.take(finished)
+
+        def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+            if not state.stop and not trial.last_result.get("done"):
+                state.died(spec_from_json(json.loads(trial.config["spec"])), trial.get_pickled_error())
+
+    return Rows()
+
+
+def _stopper(state: State) -> Stopper:
+    from ray.tune import Stopper
+    from ray.tune.stopper import NoopStopper
+
+    class OnRequest(Stopper):
+        def __reduce__(self) -> Any:
+            return NoopStopper, ()  # as above
+
+        def __call__(self, trial_id: str, result: dict) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return state.stop
+
+    return OnRequest()
+
+
+def _slots(sweep: Sweep) -> int:
+    """As many as the sweep says, or as fit on what the cluster has free now."""
+    import ray
+
+    if sweep.slots is not None:
+        return sweep.slots
+    free = ray.available_resources()
+    room = [int(free.get("CPU", 0) / sweep.cpus_per_slot)]
+    if sweep.gpus_per_slot:
+        room.append(int(free.get("GPU", 0) / sweep.gpus_per_slot))
+    if min(room) < 1:
+        wanted = f"{sweep.cpus_per_slot:g} CPU and {sweep.gpus_per_slot:g} GPU"
+        raise ConfigError(
+            f"the cluster has {free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU free, a slot needs {wanted}; "
+            "lower cpus_per_slot or gpus_per_slot, or say `slots:` for a cluster that grows"
+        )
+    return min(room)
+
+
+@contextlib.contextmanager
+def connected(address: str | None, sweep: Sweep) -> Iterator[None]:
+    """A connection to the cluster, or Ray for this process alone, with a token that no file holds."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    import ray
+
+    mine = not ray.is_initialized()
+    if mine and address is not None:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    elif mine:
+        cpus = None if sweep.slots is None else max(1, int(sweep.slots * sweep.cpus_per_slot))
+        ray.init(
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=256 * 2**20,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    try:
+        yield
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def stopped_by_signals(state: State) -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends the sweep at the next moment between two results, a second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def request(number: int, frame: FrameType | None) -> None:
+        if state.stop:
+            raise KeyboardInterrupt
+        state.stop = True
+        log.warning("stopping; what is finished is kept, and submitting the sweep again goes on from there")
+
+    for number in before:
+        signal.signal(number, request)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def hardware_of(device: str) -> str | None:
+    """The hardware profile of a row's device; None if there is none."""
+    with contextlib.suppress(ConfigError):
+        return for_device(device)
+    return None if device == "unknown" or "NVIDIA" in device or "AMD Instinct" in device else CPU
+
+
+def usd_of(cost_s: float, device: str) -> float | None:
+    hardware = hardware_of(device)
+    return None if hardware is None else usd(cost_s, hardware)

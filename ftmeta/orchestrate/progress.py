@@ -1,0 +1,87 @@
+"""How far a sweep is, on standard error: a Rich display on a terminal, a line now and then in a job's log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+LINE_EVERY_S = 15.0
+
+
+@dataclass
+class Totals:
+    """What a sweep has done so far, this submission's part of it."""
+
+    planned: int  # runs of this submission
+    slots: int
+    began: float = field(default_factory=time.monotonic)
+    done: int = 0
+    failed: int = 0
+    busy_s: float = 0.0
+    cost_s: float = 0.0
+    cost_usd: float | None = None
+
+    def line(self) -> str:
+        wall_s = max(time.monotonic() - self.began, 1e-9)
+        rate = 3600 * self.done / wall_s
+        parts = [f"{rate:,.0f} runs/h", f"{self.failed} failed", f"{self.cost_s:,.0f} device-seconds"]
+        if self.cost_usd is not None:
+            parts.append(f"${self.cost_usd:,.4f}")
+        parts.append(f"slots {100 * self.busy_s / (self.slots * wall_s):.0f} % busy")
+        return " · ".join(parts)
+
+    def left(self) -> str:
+        """Time left at the rate so far, as text."""
+        if not self.done:
+            return "time left unknown"
+        left_s = (self.planned - self.done) * (time.monotonic() - self.began) / self.done
+        return f"{left_s / 60:.0f} min left" if left_s >= 90 else f"{left_s:.0f} s left"
+
+
+class SweepProgress:
+    """`with SweepProgress(name, totals) as progress`, then `progress.update()` after each run."""
+
+    def __init__(self, name: str, totals: Totals) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._name, self._totals = name, totals
+        console = Console(stderr=True)
+        self._live = console.is_terminal
+        self._display = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+            disable=not self._live,
+        )
+        self._bar: Any = None
+        self._said_at = time.monotonic()
+
+    def __enter__(self) -> SweepProgress:
+        self._display.start()
+        self._bar = self._display.add_task(self._name, total=self._totals.planned, detail="starting workers")
+        if not self._live:
+            self._say(f"{self._totals.planned} runs on {self._totals.slots} slots; starting workers")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._display.stop()
+
+    def update(self) -> None:
+        totals = self._totals
+        detail = f"{totals.left()} · {totals.line()}"
+        self._display.update(self._bar, completed=totals.done, detail=detail)
+        if not self._live and (totals.done == totals.planned or time.monotonic() - self._said_at > LINE_EVERY_S):
+            self._say(f"{totals.done} of {totals.planned} runs · {detail}")
+
+    def _say(self, text: str) -> None:
+        self._said_at = time.monotonic()
+        sys.stderr.write(f"{self._name}: {text}\n")
+        sys.stderr.flush()

@@ -1,0 +1,147 @@
+"""A sweep: which pipelines run on which tasks, with which seeds and budget. YAML in, a list of runs out.
+
+    name: collect-spine
+    space: lora-v1                      # a bundled name or a path
+    tasks: [world-facts, elements]      # anything that `ftmeta recommend` takes: bundled names, files, hub ids
+    base_model: phi3-micro
+    pipelines: {sample: 60, seed: 0, include: [default, strong-default]}   # Sobol points, and named ones or files
+    seeds: [0]
+    budget: {eval_examples: 200}        # what differs from the space's own budget
+
+Paths are relative to the working directory, which for a job is the submitted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ftmeta.errors import ConfigError
+from ftmeta.files import fingerprint
+from ftmeta.schema import BaseModelInfo, Budget, Pipeline, RunSpec, Task
+from ftmeta.space import Space, load_pipeline, load_space
+
+
+class Pipelines(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    sample: int = Field(default=0, ge=0)
+    seed: int = 0
+    include: list[str] = []
+
+
+class BudgetChanges(BaseModel):
+    """What a sweep may change of its space's budget; see ftmeta.schema.Budget."""
+
+    model_config = ConfigDict(extra="forbid")
+    epochs: float | None = Field(default=None, gt=0)
+    max_fidelity: int | None = Field(default=None, ge=1)
+    max_train_examples: int | None = Field(default=None, ge=1)
+    eval_examples: int | None = Field(default=None, ge=1)
+
+
+class Sweep(BaseModel):
+    """The content of a sweep's YAML file."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    space: str = "lora-v1"
+    tasks: list[str] = Field(min_length=1)
+    base_model: str = "phi3-micro"
+    pipelines: Pipelines = Pipelines(include=["default", "strong-default"])
+    seeds: list[int] = Field(default=[0], min_length=1)
+    budget: BudgetChanges = BudgetChanges()
+    slots: int | None = Field(default=None, ge=1)  # runs at a time; None: as many as the cluster has room for
+    cpus_per_slot: float = Field(default=1, gt=0)
+    gpus_per_slot: float = Field(default=0, ge=0)
+    device: Literal["cpu", "cuda"] = "cpu"
+    worker: Literal["finetune", "simulated"] = "finetune"
+
+    @property
+    def fingerprint(self) -> str:
+        """Over what is run, not over how many at a time: it names the sweep's parent run in MLflow."""
+        return fingerprint(self.model_dump(exclude={"slots", "cpus_per_slot", "gpus_per_slot"}))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep with its names looked up: all its runs, in the order in which they are started."""
+
+    sweep: Sweep
+    space: Space
+    tasks: Mapping[str, Task]
+    base_model: BaseModelInfo
+    budget: Budget
+    runs: tuple[RunSpec, ...]
+
+
+def load_sweep(path: Path | str) -> Sweep:
+    """Raises ConfigError that says which key is wrong and why."""
+    path = Path(path)
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"sweep file {path} cannot be read ({error.strerror}); see jobs/configs/") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"sweep file {path} is not YAML: {' '.join(str(error).split())[:300]}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"sweep file {path} holds no mapping; give name, tasks and pipelines as in jobs/configs/")
+    try:
+        return Sweep.model_validate(document)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise ConfigError(f"sweep file {path}: {wrong}; known keys: {', '.join(Sweep.model_fields)}") from None
+
+
+def make_plan(sweep: Sweep) -> Plan:
+    """Loads the space, the tasks and the base model's description, and lists the runs.
+
+    A pipeline runs on all tasks before the next one starts, so an interrupted sweep is a smaller whole one. Raises
+    UserError for names that cannot be found.
+    """
+    from ftmeta.models import resolve
+    from ftmeta.tasks import load_task
+
+    space = load_space(sweep.space)
+    chosen = _pipelines(sweep.pipelines, space)
+    if not chosen:
+        raise ConfigError(f"sweep '{sweep.name}' names no pipeline; give pipelines.sample or pipelines.include")
+    base_model = resolve(sweep.base_model)
+    loaded = [load_task(name) for name in sweep.tasks]
+    tasks = {task.name: task for task in loaded}
+    if len(tasks) < len(loaded):
+        names = sorted({task.name for task in loaded if [other.name for other in loaded].count(task.name) > 1})
+        raise ConfigError(f"sweep '{sweep.name}': two tasks are called {names[0]}; name each task once")
+    budget = space.budget(**sweep.budget.model_dump(exclude_none=True))
+    return Plan(sweep, space, tasks, base_model, budget, _runs(chosen, loaded, base_model, sweep.seeds, budget))
+
+
+def _pipelines(wanted: Pipelines, space: Space) -> list[Pipeline]:
+    """The named ones first, then the sample; each once."""
+    named = [load_pipeline(name, space) for name in wanted.include]
+    sampled = space.sample(wanted.sample, wanted.seed) if wanted.sample else []
+    return list({pipeline.id: pipeline for pipeline in (*named, *sampled)}.values())
+
+
+def _runs(
+    pipelines: Sequence[Pipeline], tasks: Sequence[Task], base: BaseModelInfo, seeds: Sequence[int], budget: Budget
+) -> tuple[RunSpec, ...]:
+    return tuple(
+        RunSpec(task.name, task.fingerprint, base.name, base.fingerprint, pipeline, seed, budget)
+        for pipeline in pipelines
+        for seed in dict.fromkeys(seeds)
+        for task in tasks
+    )
+
+
+def spec_to_json(spec: RunSpec) -> dict[str, Any]:
+    return {**asdict(spec), "pipeline": spec.pipeline.to_json()}
+
+
+def spec_from_json(document: Mapping[str, Any]) -> RunSpec:
+    pipeline = Pipeline(document["pipeline"]["space"], document["pipeline"]["values"])
+    return RunSpec(**{**document, "pipeline": pipeline, "budget": Budget(**document["budget"])})

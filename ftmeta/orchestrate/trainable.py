@@ -1,0 +1,76 @@
+"""One slot of a sweep as a Ray Tune Trainable: a Tune trial is a run, a step is a fidelity, the actor outlives both."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ray.tune import Trainable
+
+from ftmeta.orchestrate.sweep import spec_from_json
+from ftmeta.orchestrate.workers import WORKERS, Run, Worker, failed_result, now
+from ftmeta.schema import CurvePoint, RunResult, RunSpec, Task
+
+
+class SweepSlot(Trainable):
+    """Reports `fidelity`, `score` and `cost_s` at each fidelity, and `finished` (a RunResult) with the last one."""
+
+    _worker: Worker
+    _spec: RunSpec
+    _run: Run | None = None
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        tasks: Mapping[str, Task] | None = None,
+        worker: str = "finetune",
+        base_model: str = "",
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        self._worker = WORKERS[worker](tasks or {}, base_model, device, threads)
+        self._prepare(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
+        self._prepare(new_config)
+        return True
+
+    def _prepare(self, config: Mapping[str, Any]) -> None:
+        self._spec = spec_from_json(json.loads(config["spec"]))
+        self._curve: list[CurvePoint] = []
+        self._started_at = now()
+
+    def step(self) -> dict[str, Any]:
+        """Runs to the next fidelity. What goes wrong is a row with status `error`, so the worker stays in use."""
+        try:
+            if self._run is None:
+                self._run = self._worker.begin(self._spec)
+            point = next(self._run, None)  # type: ignore[call-overload]
+            if point is not None:
+                self._curve.append(point)
+            if point is None or point.fidelity == self._spec.budget.max_fidelity:
+                return self._report(self._run.finish())
+            return self._report()
+        except Exception as error:
+            reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:500]
+            self.cleanup()
+            return self._report(failed_result(self._spec, "error", reason, tuple(self._curve), self._started_at))
+
+    def _report(self, finished: RunResult | None = None) -> dict[str, Any]:
+        last = self._curve[-1] if self._curve else None
+        report = {
+            "fidelity": last.fidelity if last else 0,
+            "score": last.score if last else None,
+            "cost_s": last.cost_s if last else 0.0,
+            "done": finished is not None,
+        }
+        return report if finished is None else {**report, "finished": finished}
+
+    def cleanup(self) -> None:
+        if self._run is not None:
+            self._run.close()
+            self._run = None
