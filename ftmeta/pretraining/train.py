@@ -129,7 +129,7 @@ def train(config: PretrainConfig, tokens_folder: Path, out: Path, report: Callab
     before, begun = Progress(**vars(progress)), time.monotonic()
     seconds_left = None if budget.max_seconds is None else budget.max_seconds - before.seconds - (begun - started)
     reported, saved = begun, begun
-    next_evaluation = progress.share
+    next_evaluation = progress.share + 1.0 / budget.evaluations
     while progress.share < 1.0:
         if progress.share >= next_evaluation:
             evaluate()
@@ -149,6 +149,7 @@ def train(config: PretrainConfig, tokens_folder: Path, out: Path, report: Callab
         if seconds_left is not None:
             by_time = before.share + (1.0 - before.share) * (now - begun) / max(seconds_left, 1e-9)
             progress.share = max(progress.share, by_time)
+        progress.share = min(1.0, progress.share)
         if now - reported >= _REPORT_EVERY_S:
             value = loss.item()  # waits for the device; what is queued is at most a few steps
             if not torch.isfinite(loss):
@@ -159,7 +160,6 @@ def train(config: PretrainConfig, tokens_folder: Path, out: Path, report: Callab
         if now - saved >= budget.checkpoint_every_s:
             _save(checkpoint, made_of, model, optimizer, rows, progress)
             saved = time.monotonic()
-    progress.share = 1.0
     model.eval()
     evaluate()
     if not all(torch.isfinite(p).all() for p in model.parameters()):
