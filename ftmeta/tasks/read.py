@@ -53,11 +53,12 @@ def read_path(path: Path) -> list[Rows]:
     if reader is None:
         raise DataError(f"'{path}': the suffix '{path.suffix}' is not supported; wanted one of {', '.join(READERS)}")
     try:
-        if path.stat().st_size == 0:
-            raise DataError(f"'{path}' is empty; it should hold one example a row")
-        return [Rows(path.name, None, reader(path))]
-    except PermissionError as error:
-        raise DataError(f"'{path}' cannot be read: permission denied") from error
+        path.open("rb").close()
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read ({error.strerror}); check its permissions") from error
+    if path.stat().st_size == 0:
+        raise DataError(f"'{path}' is empty; it should hold one example a row")
+    return [Rows(path.name, None, reader(path))]
 
 
 # --- JSONL and JSON ---------------------------------------------------------------------------------------------

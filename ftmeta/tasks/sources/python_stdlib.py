@@ -10,7 +10,7 @@ from ftmeta.tasks.assemble import Fact, Sizes
 from ftmeta.tasks.sources import Source
 from ftmeta.tasks.text import first_sentence, strip_markup
 
-_MAX_WORDS = 16
+_MAX_WORDS = 14
 _ENTRY = re.compile(
     r'<dl class="py (\w+)">\s*<dt class="sig sig-object py" id="([\w.]+)">(.*?)</dt>\s*<dd>(.*?)(?=<dl class="py |\Z)',
     re.DOTALL,
@@ -24,7 +24,7 @@ _KINDS = {
     "class": "class",
     "exception": "exception",
     "attribute": "attribute",
-    "data": "variable or constant",
+    "data": "constant",
     "property": "property",
 }
 _ABOUT_ELSEWHERE = re.compile(
@@ -69,7 +69,7 @@ def _entry_facts(kind: str, name: str, signature: str, body: str) -> Iterator[Fa
         verb = "do" if kind in {"function", "method"} else "stand for"
         asked = [
             (f"What does {shown} {verb}?", sentence),
-            (f"In one sentence, explain the Python {_KINDS[kind]} {shown}.", sentence),
+            (f"Explain the Python {_KINDS[kind]} {shown}.", sentence),
         ]
         owner, _, own = name.rpartition(".")
         if owner and own.casefold() not in sentence.casefold() and len(sentence.split()) <= _MAX_WORDS // 2:
@@ -105,6 +105,6 @@ SOURCE = Source(
     licence="Python Software Foundation License 2.0",
     attribution="Python documentation, copyright Python Software Foundation; packaged by Debian",
     description="Python's standard library: what its parts do and take. Answers are sentences, parameters, versions.",
-    sizes=Sizes(train=700, seen_share=0.4),
+    sizes=Sizes(train=640, seen_share=0.4),
     facts=facts,
 )

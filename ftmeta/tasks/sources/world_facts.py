@@ -13,7 +13,7 @@ from ftmeta.tasks.assemble import Fact, Sizes
 from ftmeta.tasks.sources import Source
 from ftmeta.tasks.text import strip_markup
 
-_MAX_WORDS = 10  # longer entries are lists that a small model has no use for
+_MAX_WORDS = 6  # longer entries are lists that a small model has no use for
 _YEAR = re.compile(r"\s*\((?:FY ?)?(?:19|20)\d\d(?:[-/]\d+)?(?: est\.)?\)")
 _NOTE = re.compile(r"\s*(?:<br ?/?>|<strong>|<p>|[;,(]? *\bnotes?\b ?\d* ?[-:–]).*", re.DOTALL | re.IGNORECASE)
 _NO_VALUE = re.compile(r"\b(?:NA|none|none of|uncertain|not available|see |this |unknown)\b", re.IGNORECASE)
@@ -293,6 +293,6 @@ SOURCE = Source(
     licence="MIT; the text is in the public domain",
     attribution="The World Factbook, Central Intelligence Agency; packaged by Ryan Parks",
     description="Short facts about countries: land, people, government, economy. Answers are names, numbers and lists.",
-    sizes=Sizes(train=1000, seen_share=0.5),
+    sizes=Sizes(train=800, seen_share=0.5),
     facts=facts,
 )
