@@ -23,7 +23,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ftmeta.schema import CurvePoint, RunResult, Status
@@ -71,20 +70,16 @@ class Tracker:
             return _Off()
         return _MlflowSweep(self, name, key, dict(params or {}), definition)
 
+    def single(self) -> Sweep:
+        """For runs of no sweep: there is no parent run."""
+        return _Off() if self.uri is None else _MlflowSweep(self, "", None, {}, None)
+
 
 def tracker(
     uri: str | None, experiment: str, *, usd: Callable[[float, str], float | None] | None = None, drain_s: float = 60.0
 ) -> Tracker:
     """`uri` as MLflow takes it (http://..., sqlite:///...); None turns tracking off."""
     return Tracker(uri, experiment, usd or (lambda cost_s, device: None), drain_s)
-
-
-def default_uri(state: Path) -> str:
-    """`$MLFLOW_TRACKING_URI`, or a database file in the state folder (absolute)."""
-    if named := os.environ.get("MLFLOW_TRACKING_URI"):
-        return named
-    (state / "mlflow").mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{state}/mlflow/mlflow.db"
 
 
 class _Off:
@@ -101,12 +96,14 @@ class _Store:
 
     client: MlflowClient
     experiment_id: str
-    parent_id: str
+    parent_id: str | None
     sent: dict[str, bool] = field(default_factory=dict)  # run id -> complete (False: begun by someone, or in doubt)
 
 
 class _MlflowSweep:
-    def __init__(self, owner: Tracker, name: str, key: str, params: dict[str, Any], definition: str | None) -> None:
+    def __init__(
+        self, owner: Tracker, name: str, key: str | None, params: dict[str, Any], definition: str | None
+    ) -> None:
         self._owner = owner
         self._name, self._key, self._params, self._definition = name, key, params, definition
         self._store: _Store | None = None
@@ -205,7 +202,9 @@ class _MlflowSweep:
             experiment = client.get_experiment_by_name(self._owner.experiment)
             if experiment is None:
                 raise ConnectionError(f"experiment {self._owner.experiment!r} could not be made")
-        store = _Store(client, experiment.experiment_id, "")
+        store = _Store(client, experiment.experiment_id, None)
+        if self._key is None:
+            return store
         found = _search(client, store.experiment_id, f"tags.kind = 'sweep' and tags.sweep = '{self._key}'")
         parent = next(found, None)
         if parent is None:
@@ -226,7 +225,7 @@ class _MlflowSweep:
         if store.sent.get(run.run_id):
             return
         begun = None
-        if run.run_id in store.sent:
+        if store.parent_id is None or run.run_id in store.sent:
             begun = next(_search(store.client, store.experiment_id, f"tags.run_id = '{run.run_id}'"), None)
         started_ms = int(datetime.fromisoformat(run.started_at).timestamp() * 1000)
         if begun is None:
@@ -281,16 +280,18 @@ class _MlflowSweep:
     def _end_parent(self, store: _Store, status: Status, metrics: Mapping[str, float]) -> None:
         from mlflow.entities import Metric
 
+        if store.parent_id is None:
+            return
         now_ms = int(time.time() * 1000)
         rows = [Metric(name, float(value), now_ms, 0) for name, value in metrics.items()]
         store.client.log_batch(store.parent_id, metrics=rows)
         store.client.set_terminated(store.parent_id, status=_MLFLOW_STATUS[status])
 
 
-def _tags(result: RunResult, parent_id: str) -> dict[str, str]:
+def _tags(result: RunResult, parent_id: str | None) -> dict[str, str]:
     run = result.run
     tags = {
-        "mlflow.parentRunId": parent_id,
+        **({} if parent_id is None else {"mlflow.parentRunId": parent_id}),
         "kind": "run",
         "run_id": run.run_id,
         "task": run.task,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ftmeta.schema import CurvePoint, Pipeline, RunResult, RunRow, RunSpec, Status
-from ftmeta.tracking import default_uri, tracker
+from ftmeta.tracking import tracker
 
 pytestmark = [
     # MLflow's own use of its dependencies' older names, not ours.
@@ -69,7 +69,7 @@ def a_result(seed: int = 0, status: Status = "ok", max_fidelity: int = 2) -> Run
     return RunResult(row, curve)
 
 
-def runs_in(uri: str, experiment: str) -> tuple[list, list]:
+def runs_in(uri: str, experiment: str, *, parent: bool = True) -> tuple[list, list]:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
@@ -78,8 +78,13 @@ def runs_in(uri: str, experiment: str) -> tuple[list, list]:
     runs = client.search_runs([found.experiment_id])
     parents = [run for run in runs if run.data.tags["kind"] == "sweep"]
     children = [run for run in runs if run.data.tags["kind"] == "run"]
-    assert all(child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id for child in children)
+    if parent:
+        assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parents[0].info.run_id}
     return parents, children
+
+
+def database(folder: Path) -> str:
+    return f"sqlite:///{folder}/mlflow.db"
 
 
 def free_port() -> int:
@@ -91,7 +96,7 @@ def free_port() -> int:
 def test_a_sweep_is_one_parent_with_a_child_per_run_and_again_changes_nothing(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    uri = default_uri(tmp_path)
+    uri = database(tmp_path)
     results = [a_result(seed=0), a_result(seed=1, status="diverged"), a_result(seed=2, status="stopped")]
     for sent in (results[:2], results):  # the second submission knows two of the three
         sweep = tracker(uri, "collect", usd=lambda cost_s, device: cost_s / 3600).sweep(
@@ -128,7 +133,7 @@ def test_a_sweep_is_one_parent_with_a_child_per_run_and_again_changes_nothing(tm
 def test_a_run_that_was_begun_and_not_finished_is_completed_in_place(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    uri, result = default_uri(tmp_path), a_result()
+    uri, result = database(tmp_path), a_result()
     sweep = tracker(uri, "collect").sweep("smoke", "key")
     sweep.log(result)
     sweep.close("stopped", {})
@@ -145,10 +150,10 @@ def test_a_run_that_was_begun_and_not_finished_is_completed_in_place(tmp_path: P
 
 def test_more_metrics_than_one_batch_takes(tmp_path: Path) -> None:
     result = a_result(max_fidelity=120)
-    sweep = tracker(default_uri(tmp_path), "collect").sweep("long", "key")
+    sweep = tracker(database(tmp_path), "collect").sweep("long", "key")
     sweep.log(result)
     assert sweep.close("ok", {}) == 0
-    _, (child,) = runs_in(default_uri(tmp_path), "collect")
+    _, (child,) = runs_in(database(tmp_path), "collect")
     assert math.isclose(child.data.metrics["score"], 12.0)
 
 
@@ -189,14 +194,18 @@ def test_a_server_that_comes_late_gets_everything(tmp_path: Path) -> None:
         server.wait(30)
 
 
+def test_a_run_of_no_sweep_has_no_parent_and_is_one_run_however_often_it_is_sent(tmp_path: Path) -> None:
+    for _ in range(2):
+        single = tracker(database(tmp_path), "finetune").single()
+        single.log(a_result())
+        assert single.close("ok", {}) == 0
+    parents, (child,) = runs_in(database(tmp_path), "finetune", parent=False)
+    assert parents == []
+    assert child.info.status == "FINISHED"
+    assert "mlflow.parentRunId" not in child.data.tags
+
+
 def test_off(tmp_path: Path) -> None:
     sweep = tracker(None, "collect").sweep("smoke", "key")
     sweep.log(a_result())
     assert sweep.close("ok", {}) == 0
-
-
-def test_the_named_server_comes_before_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert default_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5001")
-    assert default_uri(tmp_path) == "http://127.0.0.1:5001"

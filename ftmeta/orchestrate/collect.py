@@ -9,6 +9,7 @@ same sweep again goes on where it stopped.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections import Counter
@@ -74,7 +75,8 @@ def collect(
     began = time.monotonic()
     try:
         if pending:
-            with connected(address, sweep), stopped_by_signals(state):
+            cpus = None if sweep.slots is None else max(1, math.ceil(sweep.slots * sweep.cpus_per_slot))
+            with connected(address, cpus), stopped_by_signals(state):
                 run_all(plan, pending, state)
         results = _compact(plan, ledger, out, tracking)
     except BaseException:

@@ -243,8 +243,9 @@ def _slots(sweep: Sweep) -> int:
 
 
 @contextlib.contextmanager
-def connected(address: str | None, sweep: Sweep) -> Iterator[None]:
-    """A connection to the cluster, or Ray for this process alone, with a token that no file holds."""
+def connected(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
+    """A connection to the cluster at `address` or `$RAY_ADDRESS`, which a job has; or else Ray for this process alone,
+    with `num_cpus` cores (None: all) and a token that no file holds."""
     address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
@@ -255,9 +256,8 @@ def connected(address: str | None, sweep: Sweep) -> Iterator[None]:
     if mine and address is not None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     elif mine:
-        cpus = None if sweep.slots is None else max(1, int(sweep.slots * sweep.cpus_per_slot))
         ray.init(
-            num_cpus=cpus,
+            num_cpus=num_cpus,
             include_dashboard=False,
             object_store_memory=256 * 2**20,
             log_to_driver=False,

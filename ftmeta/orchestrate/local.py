@@ -32,7 +32,7 @@ import typer
 
 from ftmeta.errors import FtmetaError
 from ftmeta.files import write_json
-from ftmeta.orchestrate.shell import exit_codes
+from ftmeta.orchestrate.shell import exit_codes, state_dir
 
 MARK = "FTMETA_CLUSTER_ID"  # every process of a cluster inherits it: how `stop` knows its own
 _OF_ANOTHER_CLUSTER = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_HEADERS"}
@@ -87,11 +87,6 @@ class LocalCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
         }
-
-
-def state_dir() -> Path:
-    """The folder that a cluster's token, logs, database and results lie in, absolute."""
-    return Path(os.environ.get("FTMETA_STATE") or ".ftmeta").absolute()
 
 
 def find(state: Path | None = None) -> LocalCluster | None:

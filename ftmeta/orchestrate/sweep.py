@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ftmeta.errors import ConfigError
 from ftmeta.files import fingerprint
+from ftmeta.orchestrate.config import load_config
 from ftmeta.schema import BaseModelInfo, Budget, Pipeline, RunSpec, Task
 from ftmeta.space import Space, load_pipeline, load_space
 
@@ -81,20 +81,7 @@ class Plan:
 
 def load_sweep(path: Path | str) -> Sweep:
     """Raises ConfigError that says which key is wrong and why."""
-    path = Path(path)
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"sweep file {path} cannot be read ({error.strerror}); see jobs/configs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"sweep file {path} is not YAML: {' '.join(str(error).split())[:300]}") from None
-    if not isinstance(document, dict):
-        raise ConfigError(f"sweep file {path} holds no mapping; give name, tasks and pipelines as in jobs/configs/")
-    try:
-        return Sweep.model_validate(document)
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        raise ConfigError(f"sweep file {path}: {wrong}; known keys: {', '.join(Sweep.model_fields)}") from None
+    return load_config(path, Sweep)
 
 
 def make_plan(sweep: Sweep) -> Plan:

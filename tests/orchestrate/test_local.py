@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import psutil
-import pytest
 
 from ftmeta.orchestrate import local
 
@@ -67,11 +66,3 @@ def test_a_later_process_with_the_same_pid_is_not_ours() -> None:
     me = psutil.Process()
     assert local.Service(me.pid, me.create_time(), "").process == me
     assert local.Service(me.pid, me.create_time() - 100, "").process is None
-
-
-def test_the_state_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("FTMETA_STATE", raising=False)
-    assert local.state_dir() == tmp_path / ".ftmeta"
-    monkeypatch.setenv("FTMETA_STATE", "elsewhere")
-    assert local.state_dir() == tmp_path / "elsewhere"
