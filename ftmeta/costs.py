@@ -12,7 +12,8 @@ FLOPs a token (N: weights of the layers' matrices; a multiply-add is 2 FLOPs):
   adapters         6 P for P trainable weights (2 forward, 4 backward)
 DoRA (Liu et al. 2024, arXiv 2402.09353, section 4.3) norms W + BA at each step, 2 r d_in d_out + 3 d_in d_out FLOPs a
 matrix, and with dropout multiplies by W a second time: 2 N_adapted forward and as much backward.
-An evaluation is a forward pass over the validation examples, with the head at answer tokens; fidelity 0 has one too.
+An evaluation is a forward pass over `budget.eval_examples` examples of mean length, with the head at answer tokens;
+fidelity 0 has one too.
 
 Bytes: weights once forward and once backward a step, and activations written and read again, 34 h bytes a token and
 layer at two bytes a number (Korthikanti et al. 2022, arXiv 2205.05198, section 4.1); 28 bytes an adapter
@@ -44,25 +45,25 @@ EVALUATION_BATCH = 64  # examples; only the number of weight reads depends on it
 ANALYTIC_NAMES = ("peft_method", "target_modules", "adapted_layers", "batch_size")  # hyperparameters the counts need
 
 
+TOKEN_METAFEATURES = ("log10_train_examples", "prompt_tokens_mean", "answer_tokens_mean")
+_CHAT_TOKENS = 6, 1  # what a chat template adds to prompt and answer: Phi-3's roles, line breaks and <|end|>
+
+
 @dataclass(frozen=True)
 class TokenStatistics:
     """What the cost of a task depends on. Token counts are means an example, in the base model's own tokens."""
 
     train_examples: float
-    validation_examples: float
     prompt_tokens: float  # everything before the completion, the chat template included
     answer_tokens: float
 
     @classmethod
     def of(cls, metafeatures: Mapping[str, float]) -> TokenStatistics | None:
-        """From a task's meta-features; None where they do not say (tasks of foreign tables)."""
-        if any(metafeatures.get(name) is None for name in TOKEN_METAFEATURES):
+        """From a task's meta-features (ftmeta/metafeatures.py); None where they do not say, as for foreign tables."""
+        if any(name not in metafeatures for name in TOKEN_METAFEATURES):
             return None
-        return cls(*(float(metafeatures[name]) for name in TOKEN_METAFEATURES))
-
-
-# In the order of TokenStatistics; ftmeta/metafeatures.py computes them.
-TOKEN_METAFEATURES = ("train_examples", "validation_examples", "prompt_tokens_mean", "answer_tokens_mean")
+        log10_examples, prompt, answer = (float(metafeatures[name]) for name in TOKEN_METAFEATURES)
+        return cls(10**log10_examples, prompt + _CHAT_TOKENS[0], answer + _CHAT_TOKENS[1])
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def analytic_work(
     examples_T = examples * t_T
     steps_T = np.round(np.ceil(examples / float(pipeline["batch_size"])) * t_T)
 
-    evaluated_T = min(tokens.validation_examples, budget.eval_examples) * np.arange(1, budget.max_fidelity + 2)
+    evaluated_T = budget.eval_examples * np.arange(1, budget.max_fidelity + 2)
     passes_T = np.ceil(evaluated_T / EVALUATION_BATCH)
     evaluation_flops = forward + answer * 2 * h * V
 

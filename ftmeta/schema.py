@@ -226,5 +226,7 @@ class Recommendation:
     cost_s: float
     cost_usd: float | None
     curve: tuple[float, ...]  # predicted score at fidelities 1..max_fidelity
-    learning_rate: float
+    curve_low: tuple[float, ...]  # its 80 % interval at each fidelity
+    curve_high: tuple[float, ...]
+    learning_rate: float | None  # None: the space has no learning rate
     label: str | None = None  # `default`, `strong-default`: a known pipeline that came out on top

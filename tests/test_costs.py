@@ -14,7 +14,7 @@ from ftmeta.space import load_space
 
 PHI3_MINI = ModelShape(3_821_000_000, 3072, 8192, 32, 32064, 4096)
 SPACE = load_space()
-TOKENS = TokenStatistics(1600, 200, 30, 10)
+TOKENS = TokenStatistics(1600, 30, 10)
 BUDGET = SPACE.budget()
 
 
@@ -64,7 +64,7 @@ def test_work_is_cumulative_and_starts_with_the_zero_shot_evaluation() -> None:
 
 def test_a_tighter_budget_costs_less() -> None:
     small = analytic_work(PHI3_MINI, pipeline(), TOKENS, replace(BUDGET, max_train_examples=400))
-    assert small.tokens_T[-1] == 3 * 400 * 40
+    assert small.tokens[-1] == 3 * 400 * 40
 
 
 def test_hardware_profiles() -> None:

@@ -4,19 +4,23 @@ The response surface is made up, but shaped like finetuning (the constants are o
 
   score(pipeline, task, t) = top * fit * (1 - exp(-3 t / T)) / (1 - exp(-3))
   fit = exp(-(x - x0)^2 / (2 width^2)) * method * targets * rank      x = log10 of the learning rate multiple
-  x0 = 0.3 - 0.35 * log10(n_train / 1000) + 0.2 * log2(batch / 16) * 0.3      the optimum falls with more data
+  x0 = 0.3 - 0.35 * log10(n_train / 1000) + 0.06 * log2(batch / 16)           the optimum falls with more data
 
-plus noise of standard deviation 0.01 a run and 0.005 a point. Above a multiple of 10^(x0 + 0.75) a run diverges at a
+plus noise of standard deviation 0.01 a run and 0.005 a point. Above a multiple of 10^(x0 + 0.45) a run diverges at a
 fidelity between 1 and 4 in four cases of five. Cost is analytic work on the hardware profile, times a factor a PEFT
 method that the analytic count does not know, times log-normal noise of 3 %.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from ftmeta.costs import TokenStatistics, analytic_work
 from ftmeta.hardware import load_hardware
+from ftmeta.metadataset import write
 from ftmeta.schema import BaseModelInfo, CurvePoint, ModelShape, Pipeline, RunResult, RunRow, RunSpec, Value
 from ftmeta.space import Space, load_space
 
@@ -31,14 +35,13 @@ TARGETS_FIT = {"attention": 0.85, "mlp": 0.93, "all": 1.0}
 
 
 def task_metafeatures(n_tasks: int, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Task name -> meta-features: the four that costs need, and two that say something about the score."""
+    """Task name -> meta-features: the three that costs need, and two that say something about the score."""
     rng = np.random.default_rng(seed)
     tasks = {}
     for k in range(n_tasks):
-        train = float(np.round(10 ** rng.uniform(2.6, 3.6)))
+        train = float(rng.uniform(2.6, 3.6))
         tasks[f"task{k}"] = {
-            "train_examples": train,
-            "validation_examples": 200.0,
+            "log10_train_examples": train,
             "prompt_tokens_mean": float(rng.uniform(10, 40)),
             "answer_tokens_mean": float(rng.uniform(5, 20)),
             "zero_shot_nll": float(rng.uniform(2, 5)),
@@ -50,14 +53,14 @@ def task_metafeatures(n_tasks: int, seed: int = 0) -> dict[str, dict[str, float]
 def truth(values: dict[str, Value], mf: dict[str, float], max_fidelity: int) -> tuple[np.ndarray, bool]:
     """Noiseless scores at fidelities 1..max_fidelity, and whether the pipeline is beyond the stable learning rates."""
     x = np.log10(float(values["lr_multiplier"]))
-    optimum = 0.3 - 0.35 * np.log10(mf["train_examples"] / 1000) + 0.06 * np.log2(float(values["batch_size"]) / 16)
+    optimum = 0.3 - 0.35 * (mf["log10_train_examples"] - 3) + 0.06 * np.log2(float(values["batch_size"]) / 16)
     width = 0.45 if x > optimum else 0.8
     fit = np.exp(-((x - optimum) ** 2) / (2 * width**2))
     fit *= METHOD_FIT[str(values["peft_method"])] * TARGETS_FIT[str(values["target_modules"])]
     fit *= 1 - 0.1 * (4 - np.log2(float(values.get("lora_rank", 16)))) / 4 * (values["peft_method"] != "ia3")
     top = 0.25 + 0.08 * mf["zero_shot_nll"]
     t = np.arange(1, max_fidelity + 1) / max_fidelity
-    return top * fit * (1 - np.exp(-3 * t)) / (1 - np.exp(-3)), bool(x > optimum + 0.75)
+    return top * fit * (1 - np.exp(-3 * t)) / (1 - np.exp(-3)), bool(x > optimum + 0.45)
 
 
 def run_result(
@@ -134,3 +137,18 @@ def sweep(n_tasks: int, n_pipelines: int, *, seed: int = 0, space: Space | None 
     tasks = task_metafeatures(n_tasks, seed)
     pipelines = space.sample(n_pipelines, seed=seed)
     return [run_result(pipeline, task, mf, space, rng=rng) for task, mf in tasks.items() for pipeline in pipelines]
+
+
+def write_sweep(folder: Path, n_tasks: int, n_pipelines: int, *, seed: int = 0, **changes: Any) -> None:
+    """A sweep and everything that is known of it, as a meta-dataset."""
+    space = load_space()
+    tasks = task_metafeatures(n_tasks, seed)
+    facts: dict[str, Any] = {
+        "space": space,
+        "metafeatures": {(task, BASE_MODEL.name): mf for task, mf in tasks.items()},
+        "base_models": {BASE_MODEL.name: BASE_MODEL},
+        "hardware": HARDWARE,
+        "budget": space.budget(),
+        "name": "synthetic",
+    }
+    write(folder, changes.pop("results", None) or sweep(n_tasks, n_pipelines, seed=seed), **{**facts, **changes})

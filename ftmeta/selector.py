@@ -1,0 +1,383 @@
+"""The selector: which pipelines to run on a task, what they will score and what they will cost. Pure; trains nothing.
+
+In: surrogates, a task's meta-features, a base model, limits on time and money. Out: `Recommendation`s, best first, and
+warnings. The command line, `ftmeta finetune --pipeline best` and the service all come through here.
+
+Candidates are a fixed Sobol sample of the search space, the named pipelines, and the pipelines of the meta-dataset.
+Those within the limits are ranked by predicted score at full budget; of those, going down the ranking, one is taken if
+it is no near-copy of one already taken: at least `MIN_DISTANCE` away in the mean over hyperparameters of |difference|
+(each in [0, 1]; different categories, and what is active in only one of the two, count 1).
+
+Intervals cover 80 % of the scores of tasks that were left out in meta-training. They are `WIDER` times as wide where
+that evidence is not about the case at hand: for a base model that no source run had, and for a task far from all source
+tasks. Far means: the root mean square difference of its meta-features (in standard deviations over the source tasks) to
+the nearest source task is more than `FAR` times the largest such distance among the source tasks themselves.
+
+Array legend: N candidates, T fidelities, D hyperparameters, S source tasks, F meta-features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ftmeta.costs import usd
+from ftmeta.errors import UserError
+from ftmeta.files import DATA
+from ftmeta.hardware import detect, load_hardware
+from ftmeta.schema import BaseModelInfo, Pipeline, Recommendation, Task
+from ftmeta.space import Categorical, Space, load_pipeline, named_pipelines
+from ftmeta.surrogates import Surrogates
+from ftmeta.surrogates.quality import Z_80
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CANDIDATES = 512
+_CANDIDATE_SEED = 0
+MIN_DISTANCE = 0.15
+WIDER = 1.5
+FAR = 1.5
+_CAP = 10.0  # standard deviations; one meta-feature that never varied before does not decide alone
+
+BUNDLED = DATA / "meta" / "selector"
+
+
+class Selector:
+    """Surrogates and a fixed pool of candidates."""
+
+    def __init__(self, surrogates: Surrogates) -> None:
+        self.surrogates = surrogates
+
+    @property
+    def name(self) -> str:
+        return str(self.surrogates.meta_dataset["name"])
+
+    @property
+    def version(self) -> str:
+        return self.surrogates.version
+
+    @property
+    def space(self) -> Space:
+        return self.surrogates.space
+
+    def describe(self) -> dict[str, str]:
+        """The key `selector` of every answer."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "meta_dataset": str(self.surrogates.meta_dataset["fingerprint"]),
+        }
+
+    @cached_property
+    def _named(self) -> dict[str, Pipeline]:
+        return named_pipelines(self.space) or {"default": self.space.default()}
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Pipeline id -> the name it is known by."""
+        return {pipeline.id: name for name, pipeline in self._named.items()}
+
+    @cached_property
+    def candidates(self) -> list[Pipeline]:
+        """Distinct, in a fixed order."""
+        sampled = self.space.sample(min(CANDIDATES, _pipelines_in(self.space)), seed=_CANDIDATE_SEED)
+        pool = [*self._named.values(), *self.surrogates.pipelines, *sampled]
+        return list({pipeline.id: pipeline for pipeline in pool}.values())
+
+    def recommend(
+        self,
+        metafeatures: Mapping[str, float],
+        base_model: BaseModelInfo,
+        *,
+        budget_s: float | None = None,
+        budget_usd: float | None = None,
+        top_k: int = 5,
+        hardware: str | None = None,
+    ) -> tuple[list[Recommendation], list[str]]:
+        """At most `top_k` recommendations, best first, and what to be careful about.
+
+        Costs are those of a full run on one device of `hardware` (None: this machine's). Raises UserError when no
+        candidate fits the limits, with the cheapest, and when money is limited but the hardware's price is unknown.
+        """
+        chosen_hardware = detect() if hardware is None else hardware
+        profile = load_hardware(chosen_hardware)
+        pool = self.candidates
+        mean_NT, deviation_NT = self.surrogates.predict_curve(pool, metafeatures, base_model)
+        cost_N = self.surrogates.predict_cost(pool, metafeatures, base_model, profile)[:, -1]
+        fits_N = _within(cost_N, budget_s, budget_usd, chosen_hardware)
+
+        warnings, factor = self._cautions(metafeatures, base_model)
+        if profile.source == "estimate":
+            warnings.append(
+                f"the speed of {profile.description} is an estimate from its data sheet; times and costs may be off"
+            )
+        elif self.surrogates.hardware is not None and profile.name != self.surrogates.hardware.name:
+            warnings.append(
+                f"no source run was made on {profile.description}; times and costs are carried over from "
+                f"{self.surrogates.hardware.description}"
+            )
+        ranked = [int(i) for i in np.argsort(-mean_NT[:, -1], kind="stable") if fits_N[i]]
+        taken = _spread(self._coordinates, ranked, top_k)
+        if len(taken) < top_k:
+            warnings.append(f"{len(taken)} of {top_k} pipelines: all others within the limits are near-copies of these")
+        low_NT = np.maximum(mean_NT - Z_80 * factor * deviation_NT, 0.0)
+        high_NT = np.minimum(mean_NT + Z_80 * factor * deviation_NT, 1.0)
+        found = [
+            Recommendation(
+                pipeline=pool[i],
+                score=float(mean_NT[i, -1]),
+                score_low=float(low_NT[i, -1]),
+                score_high=float(high_NT[i, -1]),
+                cost_s=float(cost_N[i]),
+                cost_usd=usd(float(cost_N[i]), chosen_hardware),
+                curve=tuple(mean_NT[i].tolist()),
+                curve_low=tuple(low_NT[i].tolist()),
+                curve_high=tuple(high_NT[i].tolist()),
+                learning_rate=_learning_rate(pool[i], base_model),
+                label=self.labels.get(pool[i].id),
+            )
+            for i in taken
+        ]
+        return found, warnings
+
+    def _cautions(self, metafeatures: Mapping[str, float], base_model: BaseModelInfo) -> tuple[list[str], float]:
+        """Warnings about the evidence, and the factor on the intervals that they call for."""
+        warnings, factor = [], 1.0
+        surrogates = self.surrogates
+        if base_model.name not in surrogates.base_models:
+            factor *= WIDER
+            warnings.append(
+                f"no source run finetuned {base_model.name}; what is known comes from "
+                f"{', '.join(surrogates.base_models)}, so intervals are {WIDER:g} times as wide"
+            )
+        far = self._far(metafeatures, base_model.name)
+        if far is not None:
+            factor *= WIDER
+            warnings.append(f"{far}, so intervals are {WIDER:g} times as wide")
+        if surrogates.budget != surrogates.space.budget():
+            of = surrogates.budget
+            most = "" if of.max_train_examples is None else f" over at most {of.max_train_examples} examples"
+            warnings.append(
+                f"scores and costs are for runs of {of.epochs:g} passes{most} with {of.eval_examples} examples scored "
+                "at each fidelity, as in the meta-dataset"
+            )
+        return warnings, factor
+
+    def _far(self, metafeatures: Mapping[str, float], base_model: str) -> str | None:
+        """Why the task is far from all source tasks; None if it is not, or if there is nothing to tell it by."""
+        sources = [s for s in self.surrogates.sources if s.base_model == base_model] or list(self.surrogates.sources)
+        names = sorted(set(metafeatures).intersection(*(source.metafeatures for source in sources)))
+        if not any(source.metafeatures for source in sources):
+            return None
+        if not names:
+            return "the task's meta-features are not those of the source tasks"
+        of_SF = np.array([[source.metafeatures[name] for name in names] for source in sources])
+        deviation_F = np.maximum(of_SF.std(axis=0), 1e-9)
+        new_F = np.array([metafeatures[name] for name in names])
+
+        def distance(a_F: np.ndarray, b_F: np.ndarray) -> float:
+            return float(np.sqrt((np.minimum(np.abs(a_F - b_F) / deviation_F, _CAP) ** 2).mean()))
+
+        nearest = min(distance(new_F, row_F) for row_F in of_SF)
+        among = [min((distance(a, b) for j, b in enumerate(of_SF) if j != i), default=0.0) for i, a in enumerate(of_SF)]
+        if nearest <= FAR * max(among):
+            return None
+        outside_F = np.maximum(of_SF.min(axis=0) - new_F, new_F - of_SF.max(axis=0)) / deviation_F
+        worst = int(np.argmax(outside_F))
+        why = ""
+        if outside_F[worst] > 0:
+            low, high = of_SF[:, worst].min(), of_SF[:, worst].max()
+            why = f" (first of all in {names[worst]}: {new_F[worst]:.3g}, and {low:.3g} to {high:.3g} there)"
+        return f"the task is far from the {len(sources)} source tasks{why}"
+
+    @cached_property
+    def _coordinates(self) -> np.ndarray:
+        """Candidates as points: coordinates_ND; see `_coordinates` below."""
+        return np.array([_coordinates(self.space, pipeline) for pipeline in self.candidates])
+
+
+def load_selector(name_or_directory: str | Path | None = None) -> Selector:
+    """The selector in a folder made by `ftmeta metatrain`; None: the bundled one. Raises UserError."""
+    return Selector(Surrogates.load(BUNDLED if name_or_directory is None else name_or_directory))
+
+
+def recommendation_document(
+    selector: Selector,
+    metafeatures: Mapping[str, float],
+    base_model: BaseModelInfo,
+    *,
+    task: Task | None = None,
+    budget_s: float | None = None,
+    budget_usd: float | None = None,
+    top_k: int = 5,
+    hardware: str | None = None,
+) -> dict[str, Any]:
+    """What `ftmeta recommend --json` prints and the service answers. `task` is None if only meta-features are known."""
+    chosen_hardware = detect() if hardware is None else hardware
+    found, warnings = selector.recommend(
+        metafeatures, base_model, budget_s=budget_s, budget_usd=budget_usd, top_k=top_k, hardware=chosen_hardware
+    )
+    return {
+        "task": None if task is None else _task_document(task),
+        "base_model": {
+            "name": base_model.name,
+            "parameters": base_model.shape.parameters,
+            "reference_lr": base_model.reference_lr,
+        },
+        "hardware": chosen_hardware,
+        "metafeatures": dict(metafeatures),
+        "recommendations": [_document(one) for one in found],
+        "warnings": warnings,
+        "selector": selector.describe(),
+    }
+
+
+def recommend_for_task(
+    data: str,
+    *,
+    base_model: str = "phi3-micro",
+    budget_s: float | None = None,
+    budget_usd: float | None = None,
+    top_k: int = 5,
+    hardware: str | None = None,
+    selector: str | None = None,
+) -> dict[str, Any]:
+    """`recommendation_document` for a dataset by name or path."""
+    from ftmeta.metafeatures import metafeatures
+    from ftmeta.models import fast_tokenizer, resolve
+    from ftmeta.tasks import load_task
+
+    chosen = load_selector(selector)
+    if hardware is not None:
+        load_hardware(hardware)  # a wrong name is said before a large file is read
+    info = resolve(base_model)
+    task = load_task(data)
+    return recommendation_document(
+        chosen,
+        metafeatures(task, fast_tokenizer(info)),
+        info,
+        task=task,
+        budget_s=budget_s,
+        budget_usd=budget_usd,
+        top_k=top_k,
+        hardware=hardware,
+    )
+
+
+def choose_pipeline(
+    name: str, task: Task, base_model: BaseModelInfo, space: Space, *, selector: str | None = None
+) -> Pipeline:
+    """`best`: the first recommendation for `task`; otherwise the named pipeline, or that of a YAML file."""
+    if name != "best":
+        return load_pipeline(name, space)
+    from ftmeta.metafeatures import metafeatures
+    from ftmeta.models import fast_tokenizer
+
+    chosen = load_selector(selector)
+    if chosen.space.fingerprint != space.fingerprint:
+        raise UserError(
+            f"the selector recommends pipelines of the space '{chosen.space.name}', and '{space.name}' is in use; "
+            "name another selector, or a pipeline file"
+        )
+    found, _ = chosen.recommend(metafeatures(task, fast_tokenizer(base_model)), base_model, top_k=1)
+    return found[0].pipeline
+
+
+def _within(cost_N: np.ndarray, budget_s: float | None, budget_usd: float | None, hardware: str) -> np.ndarray:
+    """Which candidates fit both limits. Raises UserError if none does."""
+    limit = np.inf if budget_s is None else budget_s
+    if budget_usd is not None:
+        per_second = usd(1.0, hardware)
+        if per_second is None:
+            raise UserError(
+                f"the price of {hardware} is unknown, so a budget in money cannot be kept; give one in time, or a "
+                "price in the file that $FTMETA_PRICES names"
+            )
+        limit = min(limit, budget_usd / per_second if per_second > 0 else np.inf)
+    fits_N = cost_N <= limit
+    if not fits_N.any():
+        cheapest = float(cost_N.min())
+        price = usd(cheapest, hardware)
+        money = "" if price is None else f" (${price:.4f})"
+        raise UserError(
+            f"no pipeline fits the budget of {limit:.4g} device-seconds on {hardware}; the cheapest is predicted to "
+            f"take {cheapest:.4g} s{money}; raise the budget, or name faster hardware"
+        )
+    return fits_N
+
+
+def _spread(coordinates_ND: np.ndarray, ranked: Sequence[int], top_k: int) -> list[int]:
+    taken: list[int] = []
+    for i in ranked:
+        if all(_distance(coordinates_ND[i], coordinates_ND[j]) >= MIN_DISTANCE for j in taken):
+            taken.append(i)
+        if len(taken) == top_k:
+            break
+    return taken
+
+
+def _coordinates(space: Space, pipeline: Pipeline) -> list[float]:
+    """One number a hyperparameter: the position in [0, 1], twice the index of a category (so that two categories are
+    never nearer than 1), NaN where inactive."""
+    row = []
+    for name, domain in space.domains.items():
+        value = pipeline.get(name)
+        if value is None:
+            row.append(np.nan)
+        elif isinstance(domain, Categorical):
+            row.append(2.0 * domain.choices.index(value))
+        else:
+            row.append(domain.coordinates(value)[0])
+    return row
+
+
+def _distance(a_D: np.ndarray, b_D: np.ndarray) -> float:
+    difference_D = np.minimum(np.abs(a_D - b_D), 1.0)
+    both_off_D = np.isnan(a_D) & np.isnan(b_D)
+    return float(np.where(both_off_D, 0.0, np.nan_to_num(difference_D, nan=1.0)).mean())
+
+
+def _pipelines_in(space: Space) -> int:
+    """A lower bound of the number of distinct pipelines: those of the hyperparameters that are always active."""
+    total = 1
+    for domain in space.domains.values():
+        if not domain.when:
+            values = getattr(domain, "choices", None) or getattr(domain, "values", None)
+            total *= len(values) if values is not None else CANDIDATES
+    return total
+
+
+def _learning_rate(pipeline: Pipeline, base_model: BaseModelInfo) -> float | None:
+    multiplier, rate = pipeline.get("lr_multiplier"), pipeline.get("learning_rate")
+    if multiplier is not None:
+        return float(multiplier) * base_model.reference_lr
+    return None if rate is None else float(rate)
+
+
+def _task_document(task: Task) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "fingerprint": task.fingerprint,
+        "splits": {split: len(examples) for split, examples in task.splits.items()},
+    }
+
+
+def _document(one: Recommendation) -> dict[str, Any]:
+    return {
+        "pipeline": one.pipeline.to_json(),
+        "label": one.label,
+        "learning_rate": one.learning_rate,
+        "score": one.score,
+        "score_low": one.score_low,
+        "score_high": one.score_high,
+        "cost_s": one.cost_s,
+        "cost_usd": one.cost_usd,
+        "curve": list(one.curve),
+        "curve_low": list(one.curve_low),
+        "curve_high": list(one.curve_high),
+    }

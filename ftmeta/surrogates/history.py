@@ -1,0 +1,107 @@
+"""A meta-dataset as arrays: one `Group` of runs a task and base model, with the rule for runs that failed.
+
+The rules:
+- a diverged run scores 0 from where it broke off to the end: whoever picks it keeps the base model;
+- a stopped, crashed or out-of-memory run counts as far as it came, and tells nothing of what would have followed;
+- a score that is missing at a fidelity a run has passed was not finite, and counts as 0;
+- a run without a score after fidelity 0 and not diverged is left out, and so is a group of fewer than `MIN_RUNS`
+  runs or in which all runs score the same: nothing can be learned from it about pipelines.
+
+Array legend: N runs of a group, T fidelities.
+"""
+
+# ruff: noqa: N815 (array names carry their dimensions)
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ftmeta.errors import MetaDatasetError
+from ftmeta.metadataset import MetaDataset
+from ftmeta.schema import Pipeline
+from ftmeta.surrogates.features import Context
+
+MIN_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one task with one base model."""
+
+    task: str
+    base_model: str
+    context: Context
+    run_ids: tuple[str, ...]
+    pipelines: tuple[Pipeline, ...]
+    score_NT: np.ndarray  # NaN where it is not known
+    cost_N: np.ndarray  # cumulative device-seconds at the last fidelity reached
+    reached_N: np.ndarray  # that fidelity
+
+
+def groups_of(meta: MetaDataset, exclude_tasks: tuple[str, ...] = ()) -> list[Group]:
+    """Raises MetaDatasetError when an excluded task is not there, or nothing usable is left."""
+    known = set(meta.runs["task"])
+    strange = [task for task in exclude_tasks if task not in known]
+    if strange:
+        raise MetaDatasetError(
+            f"task '{strange[0]}' is not in meta-dataset '{meta.name}'; it has {', '.join(sorted(known))}"
+        )
+    pipelines, metafeatures, shapes = meta.pipelines(), meta.metafeatures(), meta.shapes
+    score_of, cost_of = _curves(meta)
+    groups = []
+    for key, runs in meta.runs.groupby(["task", "base_model"]):
+        task, base_model = map(str, key)
+        if task in exclude_tasks:
+            continue
+        kept, scores, costs, reached = [], [], [], []
+        for run_id, status in zip(runs["run_id"], runs["status"], strict=True):
+            score_T = score_of[run_id].copy()
+            seen = np.flatnonzero(np.isfinite(cost_of[run_id]))
+            if status == "diverged":
+                score_T[np.isnan(score_T)] = 0.0
+            elif np.isfinite(score_T).any():
+                last = int(np.flatnonzero(np.isfinite(score_T))[-1])
+                score_T[:last] = np.nan_to_num(score_T[:last], nan=0.0)
+            else:
+                continue
+            kept.append(run_id)
+            scores.append(score_T)
+            reached.append(int(seen[-1]) if len(seen) else 0)
+            costs.append(float(cost_of[run_id][seen[-1]]) if len(seen) else np.nan)
+        if len(kept) < MIN_RUNS or float(np.nanstd(np.array(scores))) < 1e-9:
+            continue
+        context = Context(metafeatures.get((task, base_model), {}), shapes.get(base_model))
+        groups.append(
+            Group(
+                task,
+                base_model,
+                context,
+                tuple(kept),
+                tuple(pipelines[run_id] for run_id in kept),
+                np.array(scores),
+                np.array(costs),
+                np.array(reached),
+            )
+        )
+    if not groups:
+        raise MetaDatasetError(
+            f"meta-dataset '{meta.name}' has no task with at least {MIN_RUNS} scored runs whose scores differ; "
+            "collect more runs"
+        )
+    return groups
+
+
+def _curves(meta: MetaDataset) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """run_id -> scores at fidelities 1..T, and run_id -> cumulative costs at fidelities 0..T; NaN where unknown."""
+    T = meta.budget.max_fidelity
+    ids = meta.runs["run_id"].tolist()
+    row = {run_id: i for i, run_id in enumerate(ids)}
+    score, cost = np.full((len(ids), T + 1), np.nan), np.full((len(ids), T + 1), np.nan)
+    curves = meta.curves[meta.curves["fidelity"].between(0, T)]
+    where = curves["run_id"].map(row)
+    known = where.notna().to_numpy()
+    at = where[known].astype(int).to_numpy(), curves["fidelity"][known].to_numpy()
+    score[at] = np.clip(curves["score"][known].to_numpy(dtype=float), 0.0, 1.0)
+    cost[at] = curves["cost_s"][known].to_numpy(dtype=float)
+    return dict(zip(ids, score[:, 1:], strict=True)), dict(zip(ids, cost, strict=True))

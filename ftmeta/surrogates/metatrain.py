@@ -1,0 +1,70 @@
+"""Meta-training: a meta-dataset in, `Surrogates` out, measured on tasks that were left out.
+
+meta = read("my-meta-dataset")
+surrogates = metatrain(meta, seed=0)
+surrogates.save("my-selector")
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ftmeta.errors import MetaDatasetError
+from ftmeta.metadataset import MetaDataset, read
+from ftmeta.surrogates.cost import fit_cost
+from ftmeta.surrogates.history import groups_of
+from ftmeta.surrogates.model import Source, Surrogates
+from ftmeta.surrogates.performance import fit_performance
+from ftmeta.surrogates.quality import calibrated, leave_one_task_out, quality
+
+
+def metatrain(meta: MetaDataset, *, seed: int = 0, exclude_tasks: tuple[str, ...] = ()) -> Surrogates:
+    """Learns from every task but `exclude_tasks`. The same meta-dataset and seed give the same surrogates.
+
+    Raises MetaDatasetError for fewer than two usable tasks: what carries over between tasks cannot be seen in one.
+    """
+    groups = groups_of(meta, exclude_tasks)
+    tasks = sorted({group.task for group in groups})
+    if len(tasks) < 2:
+        raise MetaDatasetError(
+            f"meta-dataset '{meta.name}' has only the task '{tasks[0]}' to learn from, and at least two are needed to "
+            "see what carries over from task to task; collect runs on another one"
+        )
+    performance = fit_performance(meta.space, meta.budget, groups, seed=seed)
+    cost = fit_cost(meta.space, meta.budget, groups, meta.hardware, seed=seed)
+    left_out = leave_one_task_out(meta.space, meta.budget, groups, meta.hardware, seed=seed)
+    pipelines = {pipeline.id: pipeline for group in groups for pipeline in group.pipelines}
+    return Surrogates(
+        performance=calibrated(performance, left_out),
+        cost=cost,
+        space=meta.space,
+        budget=meta.budget,
+        sources=tuple(Source(group.task, group.base_model, group.context.metafeatures) for group in groups),
+        shapes=meta.shapes,
+        pipelines=tuple(pipelines[key] for key in sorted(pipelines)),
+        hardware=meta.hardware,
+        meta_dataset={"name": meta.name, "fingerprint": meta.fingerprint},
+        runs=sum(len(group.pipelines) for group in groups),
+        seed=seed,
+        quality=quality(left_out),
+    )
+
+
+def metatrain_to_folder(
+    metadata: Path | str, out: Path | str, *, exclude_tasks: tuple[str, ...] = (), seed: int = 0
+) -> dict[str, Any]:
+    """Meta-trains on the meta-dataset in `metadata`, saves to `out`; the document of `ftmeta metatrain --json`."""
+    started = time.perf_counter()
+    surrogates = metatrain(read(metadata), seed=seed, exclude_tasks=exclude_tasks)
+    surrogates.save(out)
+    return {
+        "runs": surrogates.runs,
+        "tasks": len(surrogates.tasks),
+        "seconds": round(time.perf_counter() - started, 2),
+        "quality": dict(surrogates.quality),
+        "meta_dataset": dict(surrogates.meta_dataset),
+        "version": surrogates.version,
+        "out": str(out),
+    }

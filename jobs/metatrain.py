@@ -1,0 +1,55 @@
+"""Meta-training as a job: `python -m jobs.metatrain --config jobs/configs/metatrain.yaml [--metadata DIR] [--out DIR]`.
+
+In: a YAML file with `metadata` (the folder of a meta-dataset), `out` (a new folder for the selector), `seed` and
+`exclude_tasks`. Out: the selector in that folder, and its quality as JSON on standard output. Relative folders are
+taken from the state folder of the cluster, where the sweep left its meta-dataset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ftmeta.errors import ConfigError
+from ftmeta.orchestrate.shell import exit_codes, results_folder, state_dir
+from ftmeta.surrogates import metatrain_to_folder
+
+
+class MetatrainConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    metadata: Path
+    out: Path
+    seed: int = 0
+    exclude_tasks: list[str] = []
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m jobs.metatrain", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="as jobs/configs/metatrain-smoke.yaml")
+    parser.add_argument("--metadata", type=Path, help="the meta-dataset, instead of the file's")
+    parser.add_argument("--out", type=Path, help="the folder for the selector, instead of the file's")
+    chosen = parser.parse_args(arguments)
+    config = load_config(chosen.config)
+    metadata = chosen.metadata or state_dir() / config.metadata
+    out = results_folder(chosen.out, str(config.out))
+    document = metatrain_to_folder(metadata, out, exclude_tasks=tuple(config.exclude_tasks), seed=config.seed)
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def load_config(path: Path) -> MetatrainConfig:
+    try:
+        return MetatrainConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, ValidationError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())[:200]}") from None
+
+
+if __name__ == "__main__":
+    with exit_codes():
+        main()
