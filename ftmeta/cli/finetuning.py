@@ -31,6 +31,7 @@ def finetune(
     out: Annotated[Path | None, typer.Option(help="A new folder for adapter, pipeline and curve.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     fidelity: Annotated[int | None, typer.Option(min=1, help="Stop here; default: the space's last fidelity.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")] = None,
     selector: SelectorOption = None,
     json: JsonOption = False,
@@ -45,6 +46,8 @@ def finetune(
     space = load_space()
     if fidelity is not None and fidelity > space.max_fidelity:
         raise UserError(f"--fidelity is {fidelity}; the space '{space.name}' ends at {space.max_fidelity}")
+    if device is not None and device.split(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"--device is '{device}'; give cpu, cuda or cuda:0")
     info = resolve(base_model)
     task = load_task(data)
     chosen = choose_pipeline(pipeline, task, info, space, selector=selector)
@@ -58,7 +61,16 @@ def finetune(
                 note(f"fidelity {point.fidelity}/{space.max_fidelity}: {detail}, {point.cost_s:.1f} device-seconds")
 
         document = finetune_to_folder(
-            chosen, task, info, seed, budget=space.budget(), out=out, until=fidelity, threads=threads, on_point=on_point
+            chosen,
+            task,
+            info,
+            seed,
+            budget=space.budget(),
+            out=out,
+            until=fidelity,
+            device=device,
+            threads=threads,
+            on_point=on_point,
         )
     failed = document["status"] not in ("ok", "stopped")
     if failed:

@@ -30,10 +30,12 @@ def finetune_to_folder(
     budget: Budget,
     out: Path | None = None,
     until: int | None = None,
+    device: str | None = None,
     threads: int | None = None,
     on_point: Callable[[CurvePoint], None] = lambda point: None,
 ) -> dict[str, Any]:
-    """Finetunes and returns the document; `out` None takes `ftmeta-runs/TASK-RUN_ID` in the working directory.
+    """Finetunes and returns the document; `out` None takes `ftmeta-runs/TASK-RUN_ID` in the working directory, and
+    `device` None a CUDA device where there is one.
 
     A run that diverges or runs out of memory is no error: the document says so in `status` and `error`, and no folder
     is left. Raises UserError when `out` exists already.
@@ -44,7 +46,7 @@ def finetune_to_folder(
         raise UserError(f"{out} exists already; name a new folder with --out, or remove it")
     if threads is not None:
         torch.set_num_threads(threads)
-    base = load(info)
+    base = load(info, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     run = finetune(pipeline, task, base, seed, budget=budget, until=until)
     try:
         zero_shot: dict[str, Any] | None = None
