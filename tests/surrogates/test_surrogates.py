@@ -248,9 +248,8 @@ def test_a_foreign_space_without_metafeatures(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for task in ("a", "b", "c"):
         for number, pipeline in enumerate(space.sample(24, seed=1)):
-            quality = np.exp(-((np.log10(float(pipeline["learning_rate"])) + 2) ** 2)) * (
-                0.5 + 0.05 * float(pipeline["depth"])
-            )
+            rate, depth = float(pipeline["learning_rate"]), float(pipeline["depth"])
+            quality = np.exp(-((np.log10(rate) + 2) ** 2)) * (0.5 + 0.05 * depth)
             last = 4 if number % 3 else 2
             cost = 3.0 * depth * np.exp(rng.normal(0, 0.05))
             points = [
