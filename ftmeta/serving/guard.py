@@ -19,7 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ftmeta.serving.metrics import Metrics
-from ftmeta.serving.problems import Problem, problem_response
+from ftmeta.serving.problems import ProblemError, problem_response
 from ftmeta.serving.tokens import is_loopback, is_valid
 
 log = logging.getLogger("ftmeta.serving")
@@ -68,7 +68,7 @@ class Guard:
         try:
             self._admit(scope, headers, given_id)
             await self.app(scope, receive, send_guarded)
-        except Problem as problem:
+        except ProblemError as problem:
             await problem_response(problem, request_id)(scope, receive, send_guarded)
         except Exception as error:
             # The message of an unforeseen error may quote the request, so the log gets its type and its frames only.
@@ -76,7 +76,7 @@ class Guard:
             _write(logging.ERROR, event="error", request_id=request_id, error=type(error).__name__, frames=frames)
             if status is None:
                 detail = "the service failed; the operator finds the reason in its log under this request id"
-                failure = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
+                failure = ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
                 await problem_response(failure, request_id)(scope, receive, send_guarded)
         finally:
             route = getattr(scope.get("route"), "path", "other")
@@ -93,17 +93,17 @@ class Guard:
             )
 
     def _admit(self, scope: Scope, headers: Headers, given_id: str | None) -> None:
-        """Raises the Problem with which a request is turned away before any of it is read."""
+        """Raises the ProblemError with which a request is turned away before any of it is read."""
         if given_id is not None and not _REQUEST_ID.fullmatch(given_id):
             detail = "X-Request-ID must be 1 to 128 of the characters A-Z a-z 0-9 . _ -"
-            raise Problem(HTTPStatus.BAD_REQUEST, detail, [("header.X-Request-ID", "malformed")])
+            raise ProblemError(HTTPStatus.BAD_REQUEST, detail, [("header.X-Request-ID", "malformed")])
         if not self.tokens:
             self._require_this_machine(scope, headers)
         elif scope["path"].startswith(_PROTECTED):
             scheme, _, token = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not is_valid(token.strip(), self.tokens):
                 detail = "a bearer token is needed: send 'Authorization: Bearer TOKEN' with one that is valid here"
-                raise Problem(HTTPStatus.UNAUTHORIZED, detail, [("header.Authorization", "missing or not valid")])
+                raise ProblemError(HTTPStatus.UNAUTHORIZED, detail, [("header.Authorization", "missing or not valid")])
 
     def _require_this_machine(self, scope: Scope, headers: Headers) -> None:
         """Without tokens only this machine is served, whatever address the socket was bound to.
@@ -114,7 +114,7 @@ class Guard:
         host = re.sub(r":\d+$", "", headers.get("host", ""))
         if client is None or not is_loopback(client[0]) or not is_loopback(host):
             detail = "no tokens are configured, so only this machine is served, as http://127.0.0.1 or http://localhost"
-            raise Problem(HTTPStatus.FORBIDDEN, detail)
+            raise ProblemError(HTTPStatus.FORBIDDEN, detail)
 
     def _add_headers(self, headers: MutableHeaders, request_id: str) -> None:
         for name, value in _HEADERS.items():

@@ -11,33 +11,29 @@ _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 
 
 class Metrics:
     def __init__(self, replica: str) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self._replica = replica
-        common = {"registry": self.registry, "namespace": "ftmeta"}
-        self._requests = Counter("requests", "Requests answered.", ["replica", "route", "method", "status"], **common)
-        self._seconds = Histogram(
-            "request_seconds", "Time to answer.", ["replica", "route"], buckets=_SECONDS, **common
+        self._requests = Counter(
+            "ftmeta_requests", "Requests answered.", ["replica", "route", "method", "status"], registry=registry
         )
+        self._seconds = Histogram(
+            "ftmeta_request_seconds", "Time to answer.", ["replica", "route"], buckets=_SECONDS, registry=registry
+        )
+        in_progress = "Recommendations being read, waited for or computed."
         self.in_progress = Gauge(
-            "recommendations_in_progress", "Recommendations being read, waited for or computed.", ["replica"], **common
+            "ftmeta_recommendations_in_progress", in_progress, ["replica"], registry=registry
         ).labels(replica)
         self.scores = Histogram(
-            "predicted_score", "Predicted score of the best pipeline.", ["replica"], buckets=_SCORES, **common
+            "ftmeta_predicted_score", "Of the best pipeline.", ["replica"], buckets=_SCORES, registry=registry
         ).labels(replica)
-        self.warnings = Counter(
-            "answers_with_warnings",
-            "Answers that carried a warning, as for a task unlike any seen.",
-            ["replica"],
-            **common,
-        ).labels(replica)
-        self.refused = Counter(
-            "selector_refused",
-            "Selector versions that could not be loaded; the old one went on.",
-            ["replica"],
-            **common,
-        ).labels(replica)
+        warnings = "Answers with a warning, as for a task unlike any seen."
+        self.warnings = Counter("ftmeta_answers_with_warnings", warnings, ["replica"], registry=registry).labels(
+            replica
+        )
+        refused = "Selectors that could not be loaded; the one in use went on."
+        self.refused = Counter("ftmeta_selector_refused", refused, ["replica"], registry=registry).labels(replica)
         self._selector = Gauge(
-            "selector_info", "The selector that answers; always 1.", ["replica", "name", "version"], **common
+            "ftmeta_selector_info", "The selector in use; always 1.", ["replica", "name", "version"], registry=registry
         )
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:

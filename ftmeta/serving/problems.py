@@ -1,7 +1,7 @@
 """Errors over HTTP: RFC 9457 problem documents, made here and nowhere else.
 
-A `Problem` is raised where the mistake is seen; `problem_response` turns it into the answer. No document ever holds a
-stack trace, a path of the server, or more of the request than the name of the field that is wrong.
+A `ProblemError` is raised where the mistake is seen; `problem_response` turns it into the answer. No document ever
+holds a stack trace, a path of the server, or more of the request than the name of the field that is wrong.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KINDS = {  # anchors of the table in page/docs.html
 MAX_FIELDS = 20  # of one document; the first ones are what a person repairs first
 
 
-class Problem(Exception):
+class ProblemError(Exception):
     """A request that is answered with an error. `errors` are (field, reason)."""
 
     def __init__(self, status: HTTPStatus, detail: str, errors: Sequence[tuple[str, str]] = ()) -> None:
@@ -38,7 +38,7 @@ class Problem(Exception):
         self.errors = tuple(errors)[:MAX_FIELDS]
 
 
-def problem_response(problem: Problem, request_id: str) -> JSONResponse:
+def problem_response(problem: ProblemError, request_id: str) -> JSONResponse:
     headers = {}
     kind = _KINDS.get(problem.status)
     if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -56,15 +56,15 @@ def problem_response(problem: Problem, request_id: str) -> JSONResponse:
     return JSONResponse(content, int(problem.status), headers, media_type="application/problem+json")
 
 
-def from_validation(error: ValidationError) -> Problem:
+def from_validation(error: ValidationError) -> ProblemError:
     """The fields that a request model refused. Too many rows is 413, everything else 422."""
     found = error.errors(include_url=False, include_context=True, include_input=False)
     errors = [(_field(problem["loc"]), _reason(problem["type"], problem["msg"])) for problem in found]
     if any(problem["type"] == "too_long" and problem["loc"] == ("dataset", "records") for problem in found):
         detail = f"the dataset has more than {MAX_ROWS:,} rows; send a sample, which is enough for a recommendation"
-        return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, errors)
+        return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, errors)
     first = "; ".join(f"{field}: {reason}" for field, reason in errors[:3])
-    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, first, errors)
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, first, errors)
 
 
 def _field(location: tuple[int | str, ...]) -> str:

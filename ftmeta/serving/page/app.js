@@ -275,7 +275,7 @@ function settings(item) {
   const which = { all: "", lower_half: " of the lower half", upper_half: " of the upper half" }[layers] ?? "";
   return [
     where && `${where}${which}`,
-    `learning rate ${item.learning_rate.toExponential(1).replace("e-", "e−")}${schedule ? `, ${schedule}` : ""}`,
+    item.learning_rate !== null && `learning rate ${item.learning_rate.toExponential(1).replace("e-", "e−")}${schedule ? `, ${schedule}` : ""}`,
     batch && `batch ${batch}`,
     loss && (loss === "full" ? "loss on the full text" : "loss on the answer"),
   ].filter(Boolean).join(" · ");
@@ -345,7 +345,7 @@ $("pasted").addEventListener("input", () => {
 });
 $("example").addEventListener("click", async () => {
   $("pasted").value = "";
-  take(await (await fetch("/page/example.jsonl")).text(), "chemical-elements.jsonl");
+  take(await (await fetch("/page/example.jsonl")).text(), "musical-keys.jsonl");
 });
 $("token").addEventListener("change", loadSelector);
 for (const [kind, over] of [["dragover", true], ["dragleave", false], ["drop", false]]) {

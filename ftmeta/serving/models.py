@@ -1,0 +1,208 @@
+"""What a request may hold and what an answer holds: the contract of the HTTP interface, with its limits.
+
+Types are strict (no "30" where a number is wanted, no NaN, no unknown field), because everything here comes from
+outside. The models also make the OpenAPI document.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from ftmeta.schema import Value
+
+MAX_BODY_BYTES = 20_000_000
+MAX_ROWS = 100_000
+MAX_TEXT_CHARACTERS = 100_000  # of one field of one row
+MAX_COLUMNS = 64
+MAX_MESSAGES = 200  # of one conversation
+MAX_TOP_K = 50
+
+
+def _record(row: Any) -> dict[str, Any]:
+    """A row as the task loader may see it: flat, bounded, plain JSON. What its columns mean is the loader's affair."""
+    if not isinstance(row, dict):
+        raise PydanticCustomError("record", "must be an object such as {'question': .., 'answer': ..}")
+    if len(row) > MAX_COLUMNS:
+        raise PydanticCustomError("record", f"has {len(row)} columns; at most {MAX_COLUMNS} are read")
+    for name, value in row.items():
+        if len(name) > 200:
+            raise PydanticCustomError("record", "has a column name of more than 200 characters")
+        if name == "messages":
+            _check_messages(value)
+        elif isinstance(value, list | dict):
+            raise PydanticCustomError("record", f"column '{name}' is nested; give text, a number, true, false or null")
+        else:
+            _check_scalar(name, value)
+    return row
+
+
+def _check_scalar(name: str, value: Any) -> None:
+    if isinstance(value, str) and len(value) > MAX_TEXT_CHARACTERS:
+        found = f"column '{name}' has {len(value)} characters; at most {MAX_TEXT_CHARACTERS} are read"
+        raise PydanticCustomError("record_too_long", found)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PydanticCustomError("record", f"column '{name}' is not a finite number")
+
+
+def _check_messages(value: Any) -> None:
+    wanted = "column 'messages' must be a list of {'role': .., 'content': ..}"
+    if not isinstance(value, list) or len(value) > MAX_MESSAGES:
+        raise PydanticCustomError("record", f"{wanted}, at most {MAX_MESSAGES} of them")
+    for message in value:
+        if not isinstance(message, dict) or any(not isinstance(message.get(key), str) for key in ("role", "content")):
+            raise PydanticCustomError("record", f"{wanted} with text in both")
+        if len(message) > MAX_COLUMNS:
+            raise PydanticCustomError("record", f"{wanted} and little else")
+        for key, text in message.items():
+            _check_scalar(f"messages.{key}", text)
+            if isinstance(text, list | dict):
+                raise PydanticCustomError("record", f"{wanted}; '{key}' is nested")
+
+
+Record = Annotated[dict[str, Any], BeforeValidator(_record)]
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Dataset(_Input):
+    """The dataset itself or what describes it, one of the two. Never a name, a path or an address."""
+
+    records: list[Record] | None = Field(
+        default=None,
+        fail_fast=True,
+        min_length=1,
+        max_length=MAX_ROWS,
+        description="Rows of question/answer, prompt/completion, instruction(+input)/output, or messages.",
+    )
+    metafeatures: dict[Annotated[str, Field(max_length=200)], float] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=500,
+        description="The dataset's meta-features, as `ftmeta recommend --json` prints them; the rows stay at home.",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Dataset:
+        if (self.records is None) == (self.metafeatures is None):
+            raise PydanticCustomError("dataset", "give either 'records' or 'metafeatures', and not both")
+        return self
+
+
+class RecommendationRequest(_Input):
+    dataset: Dataset
+    base_model: str | None = Field(
+        default=None, max_length=200, description="One of the names that /v1/selector lists; its default if left out."
+    )
+    budget_s: float | None = Field(
+        default=None, gt=0, le=1e9, description="Device-seconds that a full run may take; any if left out."
+    )
+    budget_usd: float | None = Field(default=None, gt=0, le=1e9, description="Money that a full run may cost, in USD.")
+    top_k: int = Field(default=5, ge=1, le=MAX_TOP_K, description="How many pipelines to rank.")
+    hardware: str | None = Field(
+        default=None, max_length=200, description="One of the names that /v1/selector lists; its default if left out."
+    )
+
+
+class PipelineAnswer(BaseModel):
+    id: str
+    space: str
+    values: dict[str, Value]
+
+
+class RecommendationRow(BaseModel):
+    pipeline: PipelineAnswer
+    label: str | None = Field(description="`default`, `strong-default`: a known pipeline that came out on top.")
+    learning_rate: float | None = Field(description="The rate that lr_multiplier stands for with this base model.")
+    score: float = Field(description="In [0, 1]: the share of the zero-shot loss that finetuning removes.")
+    score_low: float = Field(description="Of an interval that covers 80 %.")
+    score_high: float
+    cost_s: float = Field(description="Device-seconds of the full run.")
+    cost_usd: float | None = Field(description="null where the hardware's price is unknown.")
+    curve: list[float] = Field(description="The score at fidelities 1 to the last.")
+    curve_low: list[float]
+    curve_high: list[float]
+
+
+class TaskAnswer(BaseModel):
+    name: str
+    fingerprint: str
+    splits: dict[str, int] = Field(description="Rows in each split.")
+
+
+class BaseModelAnswer(BaseModel):
+    name: str
+    parameters: int
+    reference_lr: float
+
+
+class SelectorVersion(BaseModel):
+    name: str
+    version: str
+    meta_dataset: str
+
+
+class RecommendationAnswer(BaseModel):
+    request_id: str
+    task: TaskAnswer | None = Field(description="null where the request gave meta-features only.")
+    base_model: BaseModelAnswer
+    hardware: str
+    metafeatures: dict[str, float]
+    recommendations: list[RecommendationRow] = Field(description="Best first.")
+    warnings: list[str]
+    selector: SelectorVersion
+
+
+class MetaDatasetAnswer(BaseModel):
+    name: str
+    fingerprint: str
+    runs: int
+    tasks: int
+
+
+class SpaceAnswer(BaseModel):
+    name: str
+    max_fidelity: int
+    hyperparameters: list[dict[str, Any]]
+
+
+class SupportedBaseModel(BaseModelAnswer):
+    known: bool = Field(description="Whether the meta-dataset has runs of it.")
+
+
+class SupportedHardware(BaseModel):
+    name: str
+    description: str
+
+
+class SelectorAnswer(BaseModel):
+    name: str
+    version: str
+    meta_dataset: MetaDatasetAnswer
+    space: SpaceAnswer
+    base_models: list[SupportedBaseModel]
+    default_base_model: str
+    hardware: list[SupportedHardware]
+    default_hardware: str
+    switch_refused: bool = Field(description="The last attempt to switch failed, and this selector went on.")
+
+
+class FieldProblem(BaseModel):
+    field: str = Field(description="Where, with dots: `dataset.records.17`; `body` for the whole.")
+    reason: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457, as application/problem+json."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = Field(description="What was found, what was wanted, what to do.")
+    request_id: str
+    errors: list[FieldProblem] = Field(default_factory=list)

@@ -1,0 +1,86 @@
+"""Switching selectors, the canary, and what the request path imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from serving_client import Client, records
+
+from ftmeta.errors import ConfigError, FtmetaError
+from ftmeta.schema import BaseModelInfo
+from ftmeta.selector import Selector
+from ftmeta.serving.metrics import Metrics
+from ftmeta.serving.service import Service
+from ftmeta.serving.web import create_app
+
+
+def test_a_switch_shows_in_every_answer(
+    selector: Selector, other_selector: Selector, base_models: list[BaseModelInfo]
+) -> None:
+    app = create_app(selector, base_models=base_models)
+    client, body = Client(app), {"dataset": {"records": records(30)}}
+    assert client.post("/v1/recommendations", json=body).json()["selector"]["version"] == selector.version
+    app.state.service.switch(other_selector)
+    assert client.post("/v1/recommendations", json=body).json()["selector"] == other_selector.describe()
+    assert client.get("/readyz").json()["version"] == other_selector.version
+    assert client.get("/openapi.json").json()["paths"]["/v1/selector"]["get"]["responses"]["200"]["content"][
+        "application/json"
+    ]["example"]["version"] == (other_selector.version)
+    metrics = client.get("/metrics").text
+    assert f'version="{other_selector.version}"' in metrics
+    assert f'version="{selector.version}"' not in metrics
+
+
+def test_a_refused_switch_is_counted_and_the_old_selector_goes_on(
+    selector: Selector, base_models: list[BaseModelInfo]
+) -> None:
+    app = create_app(selector, base_models=base_models)
+    app.state.service.refuse("/srv/selectors/new is broken")
+    client = Client(app)
+    described = client.get("/v1/selector").json()
+    assert described["version"] == selector.version
+    assert described["switch_refused"] is True
+    assert "/srv" not in json.dumps(described)
+    assert 'ftmeta_selector_refused_total{replica="local"} 1.0' in client.get("/metrics").text
+
+
+def test_the_canary_passes_and_notices_a_changed_answer(selector: Selector, base_models: list[BaseModelInfo]) -> None:
+    service = Service(selector, Metrics("test"), base_models)
+    service.check()
+    service.canary.answer["recommendations"][0]["score"] += 0.01
+    with pytest.raises(FtmetaError, match="canary"):
+        service.check()
+
+
+def test_without_a_base_model_there_is_no_service(selector: Selector) -> None:
+    with pytest.raises(ConfigError, match="ftmeta models fetch"):
+        Service(selector, Metrics("test"), [])
+
+
+def test_answering_imports_nothing_heavy(
+    selector_folder: Path, base_models: list[BaseModelInfo], tmp_path: Path
+) -> None:
+    """A replica stays small: no torch, no pandas, and no Ray in the application itself."""
+    program = """
+import sys
+from serving_client import Client, records
+from ftmeta.models import describe
+from ftmeta.selector import load_selector
+from ftmeta.serving.web import create_app
+client = Client(create_app(load_selector(sys.argv[1]), base_models=[describe(sys.argv[2], "tiny")]))
+assert client.post("/v1/recommendations", json={"dataset": {"records": records(30)}}).status_code == 200
+heavy = {"torch", "transformers", "ray", "mlflow", "pandas", "pyarrow", "datasets", "sklearn", "peft", "matplotlib"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    paths = f"{Path(__file__).parents[2]}:{Path(__file__).parent}"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(selector_folder), base_models[0].path],
+        env={"PYTHONPATH": paths, "HOME": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
