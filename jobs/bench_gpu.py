@@ -20,7 +20,7 @@ import typer
 from ftmeta.errors import MissingDependencyError
 from ftmeta.files import DATA, write_json
 from ftmeta.orchestrate.shell import exit_codes
-from ftmeta.schema import Budget
+from ftmeta.schema import Budget, Value
 
 # Phi-3-mini-4k-instruct as published (arXiv 2404.14219, section 2, and its config.json).
 PHI3_MINI: dict[str, Any] = {
@@ -115,7 +115,7 @@ def _run(folder: Path | None, pipeline_name: str, budget: Budget, batch: int | N
     if pipeline_name in NAMED_PIPELINES:
         pipeline = load_pipeline(pipeline_name, space)
     else:
-        values = {**space.default().values, "peft_method": pipeline_name, "batch_size": batch}
+        values: dict[str, Value] = {**space.default().values, "peft_method": pipeline_name, "batch_size": batch or 16}
         chosen = {name: value for name, value in values.items() if space.is_active(name, values)}
         pipeline = space.validate(chosen)
     base = load(resolve("phi3-micro" if folder is None else str(folder)), "cuda")
