@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 def card(meta: MetaDataset) -> str:
     """Markdown: origin, counts, statuses and scores a task, cost, noise between seeds, validation against test."""
     runs, manifest = meta.runs, meta.manifest
-    hardware = meta.hardware
-    made_on = ", ".join(sorted(runs["device"].unique()))
+    profiles = meta.hardware
+    made_on = ", ".join(
+        f"{device} (hardware profile `{profiles[device].name}`)" if device in profiles else device
+        for device in sorted(runs["device"].unique())
+    )
     lines = [
         f"# Meta-dataset {meta.name}",
         "",
@@ -23,7 +26,6 @@ def card(meta: MetaDataset) -> str:
         f"{runs['seed'].nunique()} seed{_s(runs['seed'].unique())}, {meta.budget.max_fidelity} fidelities.",
         "",
         f"- Made from {runs['started_at'].min()} to {runs['started_at'].max()} on {made_on}"
-        + (f" (hardware profile `{hardware.name}`)" if hardware else "")
         + f", code version{_s(manifest['code_versions'])} {', '.join(manifest['code_versions'])}.",
         f"- Full budget of a run: {meta.budget.epochs:g} passes over the training split"
         + (f", of at most {meta.budget.max_train_examples} examples" if meta.budget.max_train_examples else "")

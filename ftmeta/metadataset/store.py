@@ -63,10 +63,13 @@ class MetaDataset:
         return {name: ModelShape(**entry["shape"]) for name, entry in models.items() if entry["shape"] is not None}
 
     @property
-    def hardware(self) -> HardwareProfile | None:
-        """What the runs were made on; None if it is not known."""
-        profile = self.manifest["hardware"]
-        return None if profile is None else HardwareProfile(**profile)
+    def hardware(self) -> dict[str, HardwareProfile]:
+        """Device, as the runs name it -> its profile; devices without one are left out."""
+        return {
+            device: HardwareProfile(**profile)
+            for device, profile in self.manifest["hardware"].items()
+            if profile is not None
+        }
 
     def pipelines(self) -> dict[str, Pipeline]:
         """run_id -> pipeline, in the order of the runs. Raises MetaDatasetError where one does not fit the space."""
@@ -104,7 +107,8 @@ def write(
     """Writes the meta-dataset of `results` into `directory` and returns its manifest.
 
     `metafeatures` has an entry for each (task, base model) of the results, which may be empty; `base_models` one for
-    each base model (None: nothing but its name is known). Other files in the folder are left alone. Raises
+    each base model (None: nothing but its name is known); `hardware` is the profile of the device that made them (None:
+    not known). Other files in the folder are left alone. Raises
     MetaDatasetError for no runs, duplicate runs, and runs that do not fit `space` or `budget`.
     """
     from ftmeta.metadataset.tables import curves_table, runs_table, tasks_table
@@ -121,7 +125,10 @@ def write(
     facts = {
         "budget": asdict(budget),
         "base_models": {model: _model_entry(base_models[model]) for model in sorted(models)},
-        "hardware": None if hardware is None else asdict(hardware),
+        "hardware": {
+            device: None if hardware is None else asdict(hardware)
+            for device in sorted({result.run.device for result in kept})
+        },
     }
     return _write_tables(Path(directory), tables, space, facts, name or Path(directory).resolve().name)
 
@@ -178,41 +185,53 @@ def describe(directory: Path | str) -> dict[str, Any]:
         "cost_s": round(float(meta.runs["cost_s"].sum()), 3),
         "space": meta.manifest["space"],
         "budget": meta.manifest["budget"],
-        "hardware": None if meta.hardware is None else meta.hardware.name,
+        "hardware": sorted({profile.name for profile in meta.hardware.values()}),
         "fingerprint": meta.fingerprint,
     }
 
 
 def merge(directories: Sequence[Path | str], out: Path | str, name: str | None = None) -> dict[str, Any]:
-    """Joins meta-datasets of one space and budget; a run that is in several is kept once. Returns the manifest.
+    """Joins meta-datasets as `join` does, and writes the result into `out`. Returns the manifest."""
+    tables, space, facts = _joined([read(directory) for directory in directories])
+    return _write_tables(Path(out), tables, space, facts, name or Path(out).resolve().name)
 
-    Raises MetaDatasetError where spaces, budgets or hardware differ (their scores or costs could not be compared), or
-    where two folders describe the same task or base model differently.
+
+def join(parts: Sequence[MetaDataset]) -> MetaDataset:
+    """Meta-datasets of one space and budget as one; a run that is in several is kept once.
+
+    Raises MetaDatasetError where spaces or budgets differ (their runs could not be compared), or where two parts
+    describe the same task or base model differently. Where they describe a device differently, the first one counts.
     """
+    if len(parts) == 1:
+        return parts[0]
+    return _dataset(*_joined(parts), name="+".join(dict.fromkeys(part.name for part in parts)))
+
+
+def _joined(parts: Sequence[MetaDataset]) -> tuple[dict[str, pa.Table], Space, dict[str, Any]]:
     import pyarrow as pa
 
-    parts = [read(directory) for directory in directories]
     if not parts:
-        raise MetaDatasetError("no meta-dataset to merge; name at least one folder")
+        raise MetaDatasetError("no meta-dataset to join; name at least one folder")
     first = parts[0]
-    for directory, part in zip(directories, parts, strict=True):
-        for what in ("space", "budget", "hardware"):
+    models: dict[str, Any] = {}
+    hardware: dict[str, Any] = {}
+    for part in parts:
+        for what in ("space", "budget"):
             if part.manifest[what] != first.manifest[what]:
                 raise MetaDatasetError(
-                    f"{directory} has another {what} than {directories[0]} ({part.manifest[what]} and "
+                    f"meta-dataset '{part.name}' has another {what} than '{first.name}' ({part.manifest[what]} and "
                     f"{first.manifest[what]}); runs of different {what} cannot be compared, so keep them apart"
                 )
-    models: dict[str, Any] = {}
-    for part in parts:
         for model, entry in part.manifest["base_models"].items():
             if models.setdefault(model, entry) != entry:
                 raise MetaDatasetError(f"base model '{model}' differs between the meta-datasets; rename one of them")
+        for device, profile in part.manifest["hardware"].items():
+            hardware.setdefault(device, profile)
     tables = {}
     for table, key in (("runs", ["run_id"]), ("curves", ["run_id", "fidelity"]), ("tasks", ["task", "base_model"])):
         joined = _sorted_unique([getattr(part, table) for part in parts], key, table)
         tables[table] = pa.Table.from_pandas(joined, schema=_schema(table, first.space, joined), preserve_index=False)
-    facts = {"budget": first.manifest["budget"], "base_models": models, "hardware": first.manifest["hardware"]}
-    return _write_tables(Path(out), tables, first.space, facts, name or Path(out).resolve().name)
+    return tables, first.space, {"budget": first.manifest["budget"], "base_models": models, "hardware": hardware}
 
 
 def _sorted_unique(frames: list[pd.DataFrame], key: list[str], table: str) -> pd.DataFrame:
@@ -284,13 +303,7 @@ def _model_entry(info: BaseModelInfo | None) -> dict[str, Any]:
     }
 
 
-def _write_tables(
-    folder: Path, tables: dict[str, pa.Table], space: Space, facts: dict[str, Any], name: str
-) -> dict[str, Any]:
-    import pyarrow.parquet as pq
-
-    from ftmeta.metadataset.card import card
-
+def _dataset(tables: dict[str, pa.Table], space: Space, facts: dict[str, Any], name: str) -> MetaDataset:
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -303,15 +316,26 @@ def _write_tables(
         "code_versions": sorted(set(tables["runs"]["code_version"].to_pylist())),
         "ftmeta_version": ftmeta.__version__,
     }
+    runs, curves, tasks = (tables[table].to_pandas() for table in TABLES)
+    return MetaDataset(runs, curves, tasks, space, manifest)
+
+
+def _write_tables(
+    folder: Path, tables: dict[str, pa.Table], space: Space, facts: dict[str, Any], name: str
+) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    from ftmeta.metadataset.card import card
+
+    meta = _dataset(tables, space, facts, name)
     folder.mkdir(parents=True, exist_ok=True)
     for table in TABLES:
         with atomic_path(folder / f"{table}.parquet") as path:
             pq.write_table(tables[table], path, compression="zstd")
     write_text(folder / "space.yaml", space.yaml_text)
-    runs, curves, tasks = (tables[table].to_pandas() for table in TABLES)
-    write_text(folder / "card.md", card(MetaDataset(runs, curves, tasks, space, manifest)))
-    write_json(folder / "manifest.json", manifest)  # last: until it is there, the folder reads as torn
-    return manifest
+    write_text(folder / "card.md", card(meta))
+    write_json(folder / "manifest.json", meta.manifest)  # last: until it is there, the folder reads as torn
+    return meta.manifest
 
 
 def _content_fingerprint(tables: Mapping[str, pa.Table], space: Space) -> str:

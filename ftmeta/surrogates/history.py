@@ -5,7 +5,8 @@ The rules:
 - a stopped, crashed or out-of-memory run counts as far as it came, and tells nothing of what would have followed;
 - a score that is missing at a fidelity a run has passed was not finite, and counts as 0;
 - a run without a score after fidelity 0 and not diverged is left out, and so is a group of fewer than `MIN_RUNS`
-  runs or in which all runs score the same: nothing can be learned from it about pipelines.
+  runs or in which all runs score the same: nothing can be learned from it about pipelines;
+- costs are those of the hardware that most runs were made on; on other hardware they are not known.
 
 Array legend: N runs of a group, T fidelities.
 """
@@ -13,11 +14,13 @@ Array legend: N runs of a group, T fidelities.
 # ruff: noqa: N815 (array names carry their dimensions)
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from ftmeta.errors import MetaDatasetError
+from ftmeta.hardware import HardwareProfile
 from ftmeta.metadataset import MetaDataset
 from ftmeta.schema import Pipeline
 from ftmeta.surrogates.features import Context
@@ -36,7 +39,7 @@ class Group:
     pipelines: tuple[Pipeline, ...]
     score_NT: np.ndarray  # NaN where it is not known
     cost_N: np.ndarray  # cumulative device-seconds at the last fidelity reached
-    reached_N: np.ndarray  # that fidelity
+    reached_N: np.ndarray  # that fidelity; 0 where the cost is not known
 
 
 def groups_of(meta: MetaDataset, exclude_tasks: tuple[str, ...] = ()) -> list[Group]:
@@ -92,6 +95,12 @@ def groups_of(meta: MetaDataset, exclude_tasks: tuple[str, ...] = ()) -> list[Gr
     return groups
 
 
+def main_hardware(meta: MetaDataset) -> HardwareProfile | None:
+    """The hardware that most runs were made on; None if it has no profile."""
+    counted = Counter(meta.hardware.get(device) for device in meta.runs["device"])
+    return counted.most_common(1)[0][0]
+
+
 def _curves(meta: MetaDataset) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """run_id -> scores at fidelities 1..T, and run_id -> cumulative costs at fidelities 0..T; NaN where unknown."""
     T = meta.budget.max_fidelity
@@ -104,4 +113,6 @@ def _curves(meta: MetaDataset) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
     at = where[known].astype(int).to_numpy(), curves["fidelity"][known].to_numpy()
     score[at] = np.clip(curves["score"][known].to_numpy(dtype=float), 0.0, 1.0)
     cost[at] = curves["cost_s"][known].to_numpy(dtype=float)
+    hardware, profiles = main_hardware(meta), meta.hardware
+    cost[[profiles.get(device) != hardware for device in meta.runs["device"]]] = np.nan
     return dict(zip(ids, score[:, 1:], strict=True)), dict(zip(ids, cost, strict=True))

@@ -8,13 +8,14 @@ surrogates.save("my-selector")
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ftmeta.errors import MetaDatasetError
-from ftmeta.metadataset import MetaDataset, read
+from ftmeta.metadataset import MetaDataset, join, read
 from ftmeta.surrogates.cost import fit_cost
-from ftmeta.surrogates.history import groups_of
+from ftmeta.surrogates.history import groups_of, main_hardware
 from ftmeta.surrogates.model import Source, Surrogates
 from ftmeta.surrogates.performance import fit_performance
 from ftmeta.surrogates.quality import calibrated, leave_one_task_out, quality
@@ -32,9 +33,10 @@ def metatrain(meta: MetaDataset, *, seed: int = 0, exclude_tasks: tuple[str, ...
             f"meta-dataset '{meta.name}' has only the task '{tasks[0]}' to learn from, and at least two are needed to "
             "see what carries over from task to task; collect runs on another one"
         )
+    hardware = main_hardware(meta)
     performance = fit_performance(meta.space, meta.budget, groups, seed=seed)
-    cost = fit_cost(meta.space, meta.budget, groups, meta.hardware, seed=seed)
-    left_out = leave_one_task_out(meta.space, meta.budget, groups, meta.hardware, seed=seed)
+    cost = fit_cost(meta.space, meta.budget, groups, hardware, seed=seed)
+    left_out = leave_one_task_out(meta.space, meta.budget, groups, hardware, seed=seed)
     pipelines = {pipeline.id: pipeline for group in groups for pipeline in group.pipelines}
     return Surrogates(
         performance=calibrated(performance, left_out),
@@ -44,7 +46,7 @@ def metatrain(meta: MetaDataset, *, seed: int = 0, exclude_tasks: tuple[str, ...
         sources=tuple(Source(group.task, group.base_model, group.context.metafeatures) for group in groups),
         shapes=meta.shapes,
         pipelines=tuple(pipelines[key] for key in sorted(pipelines)),
-        hardware=meta.hardware,
+        hardware=hardware,
         meta_dataset={"name": meta.name, "fingerprint": meta.fingerprint},
         runs=sum(len(group.pipelines) for group in groups),
         seed=seed,
@@ -53,11 +55,12 @@ def metatrain(meta: MetaDataset, *, seed: int = 0, exclude_tasks: tuple[str, ...
 
 
 def metatrain_to_folder(
-    metadata: Path | str, out: Path | str, *, exclude_tasks: tuple[str, ...] = (), seed: int = 0
+    metadata: Path | str | Sequence[Path | str], out: Path | str, *, exclude_tasks: tuple[str, ...] = (), seed: int = 0
 ) -> dict[str, Any]:
-    """Meta-trains on the meta-dataset in `metadata`, saves to `out`; the document of `ftmeta metatrain --json`."""
+    """Meta-trains on the meta-datasets in `metadata`, saves to `out`; the document of `ftmeta metatrain --json`."""
     started = time.perf_counter()
-    surrogates = metatrain(read(metadata), seed=seed, exclude_tasks=exclude_tasks)
+    folders = [metadata] if isinstance(metadata, Path | str) else metadata
+    surrogates = metatrain(join([read(folder) for folder in folders]), seed=seed, exclude_tasks=exclude_tasks)
     surrogates.save(out)
     return {
         "runs": surrogates.runs,

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ftmeta.errors import MetaDatasetError
-from ftmeta.metadataset import describe, merge, read, write
+from ftmeta.hardware import load_hardware
+from ftmeta.metadataset import describe, join, merge, read, write
 from ftmeta.schema import RunResult
 from ftmeta.space import load_space, parse_space
 from tests.surrogates.synthetic import BASE_MODEL, HARDWARE, run_result, sweep, task_metafeatures
@@ -57,7 +58,7 @@ def test_pipelines_and_metafeatures_survive(tmp_path: Path) -> None:
     assert meta.pipelines() == {result.run.run_id: result.run.pipeline for result in sorted(RESULTS, key=_id)}
     assert {pipeline.id for pipeline in meta.pipelines().values()} == {result.run.pipeline.id for result in RESULTS}
     assert meta.metafeatures() == FACTS["metafeatures"]
-    assert meta.hardware == HARDWARE
+    assert meta.hardware == {"cpu": HARDWARE}
     assert meta.budget == SPACE.budget()
     assert meta.shapes == {BASE_MODEL.name: BASE_MODEL.shape}
 
@@ -116,6 +117,22 @@ def test_merge_refuses_what_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(MetaDatasetError, match="different meta-features"):
         merge([tmp_path / "a", tmp_path / "c"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_several_devices_can_be_joined(tmp_path: Path) -> None:
+    write(tmp_path / "a", RESULTS[:6], **FACTS)
+    gpu = [RunResult(replace(one.run, device="NVIDIA L4"), one.curve) for one in RESULTS[6:]]
+    write(tmp_path / "b", gpu, **{**FACTS, "hardware": load_hardware("l4")})
+    joined = join([read(tmp_path / "a"), read(tmp_path / "b")])
+    assert {device: profile.name for device, profile in joined.hardware.items()} == {
+        "cpu": "cpu-core",
+        "NVIDIA L4": "l4",
+    }
+    assert joined.name == "a+b"
+    assert len(joined.runs) == 12
+    assert joined.fingerprint == merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")["fingerprint"]
+    alone = read(tmp_path / "a")
+    assert join([alone]) is alone
 
 
 def test_what_does_not_fit_is_not_written(tmp_path: Path) -> None:

@@ -185,6 +185,18 @@ def test_metatrain_to_folder_reports(tmp_path: Path) -> None:
     assert Surrogates.load(tmp_path / "out").tasks == ["task0", "task2"]
 
 
+def test_several_meta_datasets_are_learned_from_together(tmp_path: Path) -> None:
+    results = sweep(3, 12)
+    write_sweep(tmp_path / "a", 3, 12, results=results[:20])
+    gpu = [RunResult(replace(one.run, device="NVIDIA L4"), one.curve) for one in results[20:]]
+    write_sweep(tmp_path / "b", 3, 12, results=gpu, hardware=load_hardware("l4"))
+    document = metatrain_to_folder([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    assert (document["runs"], document["tasks"]) == (36, 3)
+    hardware = Surrogates.load(tmp_path / "out").hardware
+    assert hardware is not None
+    assert hardware.name == "cpu-core"  # most runs are from there, and costs are learned from those alone
+
+
 def test_too_few_tasks(meta: MetaDataset) -> None:
     with pytest.raises(MetaDatasetError, match="only the task 'task3'"):
         metatrain(meta, exclude_tasks=("task0", "task1", "task2"))
