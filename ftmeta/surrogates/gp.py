@@ -21,6 +21,7 @@ from functools import cached_property
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
 
 SUBSET = 400  # runs that hyperparameters are learned from; all runs are used to predict
@@ -102,45 +103,58 @@ def fit(
 
 def _most_probable(X_NF: np.ndarray, y_N: np.ndarray, group_N: np.ndarray, weight_N: np.ndarray) -> np.ndarray:
     """log of (length scales, shared, own, noise)."""
-    N, F = X_NF.shape
-    means = np.array([*np.full(F, np.log(max(F, 1)) / 2 + 0.5), _PRIOR_SHARED[0], _PRIOR_OWN[0], _PRIOR_NOISE[0]])
-    deviations = np.array(
-        [*np.full(F, _PRIOR_LENGTH_DEVIATION), _PRIOR_SHARED[1], _PRIOR_OWN[1], _PRIOR_NOISE[1]], dtype=np.float64
+    F = X_NF.shape[1]
+    means, _ = _priors(F)
+    found = minimize(
+        negative_log_posterior,
+        means,
+        args=(X_NF, y_N, (group_N[:, None] == group_N[None]).astype(np.float64), weight_N),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(-3.0, 8.0)] * F + [(-7.0, 3.0)] * 3,
+        options={"maxiter": _ITERATIONS},
     )
-    same_NN = (group_N[:, None] == group_N[None]).astype(np.float64)
-
-    def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        scaled_NF = X_NF / np.exp(parameters[:F])
-        shared, own, noise = np.exp(parameters[F:])
-        squared_NN = _squared_distances(scaled_NF, scaled_NF)
-        r_NN = np.sqrt(squared_NN)
-        decay_NN = np.exp(-_SQRT5 * r_NN)
-        M_NN = (1 + _SQRT5 * r_NN + 5 / 3 * squared_NN) * decay_NN
-        amplitude_NN = shared + own * same_NN
-        K_NN = amplitude_NN * M_NN
-        K_NN[np.diag_indices(N)] += noise * weight_N + 1e-8
-        L_NN = cholesky(K_NN, lower=True)
-        inverse_NN = cho_solve((L_NN, True), np.eye(N))
-        alpha_N = inverse_NN @ y_N
-        z = (parameters - means) / deviations
-        value = 0.5 * y_N @ alpha_N + np.log(np.diag(L_NN)).sum() + 0.5 * z @ z
-        # d value / d theta = tr(Q dK / d theta); for the length scales the trace over pairs becomes two products.
-        Q_NN = 0.5 * (inverse_NN - np.outer(alpha_N, alpha_N))
-        A_NN = Q_NN * amplitude_NN * (-5 / 6) * (1 + _SQRT5 * r_NN) * decay_NN
-        pairs_F = 2 * (A_NN.sum(axis=1) @ scaled_NF**2) - 2 * (scaled_NF * (A_NN @ scaled_NF)).sum(axis=0)
-        gradient = np.array(
-            [
-                *(-2 * pairs_F),
-                shared * (Q_NN * M_NN).sum(),
-                own * (Q_NN * M_NN * same_NN).sum(),
-                noise * (np.diag(Q_NN) * weight_N).sum(),
-            ]
-        )
-        return float(value), gradient + z / deviations
-
-    bounds = [(-3.0, 8.0)] * F + [(-7.0, 3.0)] * 3
-    found = minimize(objective, means, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _ITERATIONS})
     return found.x
+
+
+def _priors(F: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means and deviations of the logarithms of (length scales, shared, own, noise)."""
+    length = np.log(max(F, 1)) / 2 + 0.5, _PRIOR_LENGTH_DEVIATION
+    priors = np.array([length] * F + [_PRIOR_SHARED, _PRIOR_OWN, _PRIOR_NOISE])
+    return priors[:, 0], priors[:, 1]
+
+
+def negative_log_posterior(
+    parameters: np.ndarray, X_NF: np.ndarray, y_N: np.ndarray, same_NN: np.ndarray, weight_N: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Of the logarithms of (length scales, shared, own, noise), up to a constant, and its gradient.
+
+    `same_NN` is 1 where two runs are of one task and 0 elsewhere.
+    """
+    N, F = X_NF.shape
+    means, deviations = _priors(F)
+    scaled_NF = X_NF / np.exp(parameters[:F])
+    shared, own, noise = np.exp(parameters[F:])
+    squared_NN = _squared_distances(scaled_NF, scaled_NF)
+    r_NN = np.sqrt(squared_NN)
+    decay_NN = np.exp(-_SQRT5 * r_NN)
+    M_NN = (1 + _SQRT5 * r_NN + 5 / 3 * squared_NN) * decay_NN
+    amplitude_NN = shared + own * same_NN
+    K_NN = amplitude_NN * M_NN
+    K_NN[np.diag_indices(N)] += noise * weight_N + 1e-8
+    L_NN = cholesky(K_NN, lower=True)
+    lower_NN, _ = dpotri(L_NN, lower=1)
+    inverse_NN = np.tril(lower_NN) + np.tril(lower_NN, -1).T
+    alpha_N = inverse_NN @ y_N
+    z = (parameters - means) / deviations
+    value = 0.5 * y_N @ alpha_N + np.log(np.diag(L_NN)).sum() + 0.5 * z @ z
+    # d value / d theta = tr(Q dK / d theta); for the length scales the trace over pairs becomes two products.
+    Q_NN = 0.5 * (inverse_NN - np.outer(alpha_N, alpha_N))
+    A_NN = Q_NN * amplitude_NN * (-5 / 6) * (1 + _SQRT5 * r_NN) * decay_NN
+    pairs_F = 2 * (A_NN.sum(axis=1) @ scaled_NF**2) - 2 * (scaled_NF * (A_NN @ scaled_NF)).sum(axis=0)
+    of_shared, of_own = (Q_NN * M_NN).sum(), (Q_NN * M_NN * same_NN).sum()
+    amplitudes = shared * of_shared, own * of_own, noise * (np.diag(Q_NN) * weight_N).sum()
+    return float(value), np.array([*(-2 * pairs_F), *amplitudes]) + z / deviations
 
 
 def _squared_distances(A_MF: np.ndarray, B_KF: np.ndarray) -> np.ndarray:
