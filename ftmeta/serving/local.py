@@ -6,6 +6,7 @@ is started.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -22,6 +23,7 @@ from typing import Any
 from ftmeta.errors import ConfigError, FtmetaError
 from ftmeta.serving.tokens import load_token_hashes, require_tokens
 
+_APPLICATION = "ftmeta"
 _REQUEST_TIMEOUT_S = 60
 _OBJECT_STORE_BYTES = 100_000_000  # Serve keeps next to nothing there
 
@@ -40,15 +42,16 @@ def serve_locally(
     soon as it answers, after about 15 s. Raises ConfigError for a port that is taken and for an address beyond loopback
     without tokens, and what `load_selector` raises.
     """
-    import ray
-    from ray import serve
-
     _check(host, selector, tokens_file)
     _check_port(host, port)
-    os.environ["RAY_AUTH_MODE"] = "token"  # said explicitly, because Ray turns it on by itself only at times
+    # Said explicitly, because Ray turns it on by itself only at times, and before Ray is imported, when it reads this.
+    os.environ["RAY_AUTH_MODE"] = "token"
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # of this instance alone
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray import serve
+
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         _on_signals(previous, _interrupt)
@@ -59,7 +62,6 @@ def serve_locally(
             log_to_driver=False,
             logging_level=logging.WARNING,
             object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
         )
         _on_signals(previous, _interrupt)  # Ray has put its own in the place of ours
         url = _run(host, port, selector, tokens_file, wait_s=120)
@@ -71,7 +73,8 @@ def serve_locally(
     finally:
         _on_signals(previous, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it running
         if ray.is_initialized():
-            serve.shutdown()
+            with contextlib.suppress(Exception):  # what is left of Serve ends with its Ray
+                serve.delete(_APPLICATION)  # lets requests under way come to their end
             ray.shutdown()
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -86,13 +89,14 @@ def deploy(
     tokens_file: Path | str | None = None,
     wait_s: float = 120,
 ) -> str:
-    """Deploys on the Ray cluster at `address` (or the one this process is in) and returns the page's address.
+    """Deploys on the Ray cluster at `address` (`host:port` of its GCS; `auto`: $RAY_ADDRESS, or what runs here), or on
+    the one that this process is in, and returns the page's address.
 
     The service goes on when this process ends. Deploying again replaces it without a gap. Raises as `serve_locally`.
     """
+    _check(host, selector, tokens_file)
     import ray
 
-    _check(host, selector, tokens_file)
     joined = not ray.is_initialized()
     if joined:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
@@ -108,26 +112,39 @@ def _run(host: str, port: int, selector: str | None, tokens_file: Path | str | N
 
     from ftmeta.serving.app import build
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it announces each of its steps
     options: dict[str, Any] = {"host": host, "port": port, "request_timeout_s": _REQUEST_TIMEOUT_S}
     serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"enable_access_log": False})
     folder = None if selector is None else str(Path(selector).absolute())  # a replica has another working directory
     tokens = None if tokens_file is None else str(Path(tokens_file).absolute())
     app = build({"selector": folder, "host": host, "tokens_file": tokens})
     try:
-        serve.run(app, name="ftmeta", route_prefix="/")
+        serve.run(app, name=_APPLICATION, route_prefix="/")
     except RuntimeError as error:
-        raise FtmetaError(f"the service could not be deployed: {error}") from error
+        raise FtmetaError(f"the service could not be deployed: {_why() or error}") from error
     url = f"http://{_reachable(host)}:{port}"
     _await_ready(f"{url}/readyz", wait_s)
     return url
 
 
+def _why() -> str:
+    """The last line that Serve knows of why replicas did not start."""
+    from ray import serve
+
+    application = serve.status().applications.get(_APPLICATION)
+    messages = [] if application is None else [one.message for one in application.deployments.values()]
+    return "; ".join(message.strip().splitlines()[-1] for message in messages if message.strip())
+
+
 def _check(host: str, selector: str | None, tokens_file: Path | str | None) -> None:
     """Raises in this process, at once, what would otherwise come out of a replica much later."""
-    from ftmeta.selector import load_selector
-
     require_tokens(host, load_token_hashes(tokens_file))
-    load_selector(selector)
+
+    from ftmeta.selector import load_selector
+    from ftmeta.serving.metrics import Metrics
+    from ftmeta.serving.service import Service
+
+    Service(load_selector(selector), Metrics("trial"))
 
 
 def _check_port(host: str, port: int) -> None:

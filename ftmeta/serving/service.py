@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ftmeta.errors import ConfigError, DataError, FtmetaError, UserError
 from ftmeta.hardware import CPU, detect, list_hardware, load_hardware
 from ftmeta.metafeatures import metafeatures
-from ftmeta.models import fast_tokenizer, list_base_models, resolve
+from ftmeta.models import describe, fast_tokenizer, list_base_models
 from ftmeta.schema import BaseModelInfo
 from ftmeta.selector import Selector, recommendation_document
 from ftmeta.serving.metrics import Metrics
@@ -209,7 +209,7 @@ class Service:
 
 
 def _base_models_here() -> list[BaseModelInfo]:
-    return [resolve(row["name"]) for row in list_base_models() if row["path"] is not None]
+    return [describe(row["path"], row["name"]) for row in list_base_models() if row["path"] is not None]
 
 
 def _hardware_here() -> str:

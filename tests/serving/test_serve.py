@@ -1,0 +1,77 @@
+"""The service on a real Ray Serve, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny_selector import NAME, make_base_model, make_selector
+
+from ftmeta.errors import ConfigError
+from ftmeta.schema import BaseModelInfo
+from ftmeta.serving.local import deploy, serve_locally
+from ftmeta.serving.tokens import VARIABLE
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two selectors, and a hub cache with the base model that they know."""
+    hub = tmp_path / "hub" / f"models--{NAME.replace('/', '--')}" / "snapshots" / "0"
+    info: BaseModelInfo = make_base_model(hub)
+    make_selector(tmp_path / "selector", info)
+    make_selector(tmp_path / "other-selector", info, seed=1)
+    return tmp_path
+
+
+@pytest.mark.cluster
+def test_a_life_on_ray_serve(folder: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mark = uuid.uuid4().hex
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "FTMETA_"))},
+        "PYTHONPATH": f"{HERE.parents[1]}:{HERE}",
+        "HF_HUB_CACHE": str(folder / "hub"),
+        "FTMETA_CACHE": str(folder / "cache"),
+        "FTMETA_TEST_MARK": mark,
+    }
+    program = [sys.executable, str(HERE / "serve_session.py"), str(folder), str(port)]
+    done = subprocess.run(program, env=environment, cwd=folder, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+
+    assert seen["request_ids"] == ["over-serve"]
+    assert seen["answer"]["request_id"] == "over-serve"
+    assert seen["answer"]["selector"]["name"] == "tiny-0"
+    assert seen["answer"]["recommendations"]
+    assert seen["refusal"] == [400, "application/problem+json"]
+    assert seen["large"] == 413
+    assert seen["page"] == "<!doctype html>"
+    assert seen["after_switch"] == {"name": "tiny-1", "switch_refused": False}
+    assert seen["after_broken_switch"] == {"name": "tiny-1", "switch_refused": True}
+    assert seen["still_answers"] == "tiny-1"
+
+    assert not marked(mark), "processes are left running"
+
+
+def marked(mark: str) -> list[str]:
+    processes = psutil.process_iter(["environ", "name"])
+    return [one.info["name"] for one in processes if (one.info["environ"] or {}).get("FTMETA_TEST_MARK") == mark]
+
+
+def test_an_open_address_without_tokens_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(ConfigError, match=VARIABLE):
+        serve_locally("0.0.0.0")
+    with pytest.raises(ConfigError, match=VARIABLE):
+        deploy(host="192.0.2.7")
