@@ -17,10 +17,12 @@ from typing import Any
 
 import peft
 import torch
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ftmeta.errors import FtmetaError, ModelError, SpaceError
+from ftmeta.finetune.dropout import BitDropout
 from ftmeta.finetune.settings import Settings
 
 
@@ -55,17 +57,21 @@ ARCHITECTURES = {
 }
 
 
-def _lora(**switches: bool) -> Callable[[Settings, Architecture, range, int], peft.PeftConfig]:
+def _lora(
+    *, rslora: bool = False, dora: bool = False
+) -> Callable[[Settings, Architecture, range, int], peft.PeftConfig]:
     def config(settings: Settings, architecture: Architecture, layers: range, depth: int) -> peft.PeftConfig:
+        alpha = settings.alpha_per_rank * settings.lora_rank
         return peft.LoraConfig(
             task_type="CAUSAL_LM",
             r=settings.lora_rank,
-            lora_alpha=settings.alpha_per_rank * settings.lora_rank,  # type: ignore[arg-type]  # 0.5 x an odd rank
+            lora_alpha=alpha if alpha % 1 else int(alpha),  # type: ignore[arg-type]  # PEFT divides; it need not be whole
             lora_dropout=settings.lora_dropout,
             target_modules=_choose(settings.target_modules, architecture.attention, architecture.mlp),
             layers_to_transform=None if len(layers) == depth else list(layers),
             layers_pattern=None if len(layers) == depth else "layers",
-            **switches,
+            use_rslora=rslora,
+            use_dora=dora,
         )
 
     return config
@@ -87,8 +93,8 @@ def _ia3(settings: Settings, architecture: Architecture, layers: range, depth: i
 # peft_method -> its PEFT configuration, from the settings, the architecture, the adapted layers and the depth
 METHODS: dict[str, Callable[[Settings, Architecture, range, int], peft.PeftConfig]] = {
     "lora": _lora(),
-    "rslora": _lora(use_rslora=True),
-    "dora": _lora(use_dora=True),
+    "rslora": _lora(rslora=True),
+    "dora": _lora(dora=True),
     "ia3": _ia3,
 }
 
@@ -131,7 +137,14 @@ def attach(model: Any, config: peft.PeftConfig) -> peft.PeftModel:
     with warnings.catch_warnings():
         # peft 0.21 asks transformers by a name that is on its way out.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        return peft.get_peft_model(model, config)
+        adapted = peft.get_peft_model(model, config)
+    if model.device.type == "cpu":
+        layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+        for layer in layers:
+            for name, dropout in layer.lora_dropout.items():
+                if isinstance(dropout, nn.Dropout):
+                    layer.lora_dropout[name] = BitDropout(dropout.p)
+    return adapted
 
 
 def detach(adapted: peft.PeftModel) -> None:

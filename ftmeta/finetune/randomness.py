@@ -13,6 +13,7 @@ import torch
 
 class Randomness:
     def __init__(self, seed: int, device: torch.device) -> None:
+        self._state: dict[str, torch.Tensor] = {}
         self._devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(self._devices):
             torch.manual_seed(seed)

@@ -22,7 +22,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,8 +54,8 @@ from ftmeta.finetune.settings import settings_of
 from ftmeta.models import LoadedModel
 from ftmeta.schema import Budget, CurvePoint, Pipeline, RunResult, RunRow, RunSpec, Split, Status, Task
 
-_MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}  # rows x padded length of one forward pass with gradients
-_EVALUATION_TOKENS = {"cpu": 4096, "cuda": 131072}  # and of one without
+_MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}  # rows x padded length of one forward pass with gradients
+_EVALUATION_TOKENS = {"cpu": 1024, "cuda": 131072}  # and of one without
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
 
 
@@ -184,7 +184,7 @@ class Finetuning:
 
     # --- the run ---------------------------------------------------------------------------------------------------
 
-    def _run(self) -> Iterator[CurvePoint]:
+    def _run(self) -> Generator[CurvePoint, None, None]:
         try:
             yield from self._fidelities()
         except UserError:

@@ -39,7 +39,7 @@ def load(info: BaseModelInfo, device: str = "cpu", dtype: str | None = None) -> 
     kind = dtype or ("float32" if where.type == "cpu" else "bfloat16")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(info.path, trust_remote_code=False)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             info.path, dtype=getattr(torch, kind), attn_implementation="sdpa", trust_remote_code=False
         )
     except (OSError, ValueError, KeyError) as error:

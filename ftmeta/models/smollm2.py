@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from pathlib import Path
+from typing import Any
 
 from ftmeta.errors import MissingDependencyError
 from ftmeta.files import atomic_path
@@ -34,7 +35,7 @@ def convert(folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     logging.getLogger(__name__).info("converting %s to safetensors, once", gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # The weights are plain floats now, but the loaded model says that it is quantised, and trainers would refuse it.
     for flag in ("hf_quantizer", "quantization_method"):

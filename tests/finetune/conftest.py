@@ -91,6 +91,12 @@ def make_task(name: str = "colours", train: int = 60, held_out: int = 20) -> Tas
     return Task(name, *(tuple(part) for part in parts), fingerprint=fingerprint(texts))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small models are slower on two threads, and the tests' numbers should not depend on the machine's cores."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("tiny-phi3"))
