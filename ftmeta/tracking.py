@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ftmeta.schema import CurvePoint, RunResult, Status
@@ -38,7 +39,11 @@ _MLFLOW_STATUS: dict[Status, str] = {
     "oom": "FAILED",
     "error": "FAILED",
 }
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}  # the thread retries itself
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the thread tries again itself
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for results
+}
 
 log = logging.getLogger("ftmeta.tracking")
 
@@ -113,7 +118,7 @@ class _MlflowSweep:
         self._closing: tuple[Status, dict[str, float]] | None = None
         self._progress_at = time.monotonic()
         self._warned = False
-        for setting, value in _PATIENCE.items():
+        for setting, value in _SETTINGS.items():
             os.environ.setdefault(setting, value)
         self._thread = threading.Thread(target=self._send_all, name="ftmeta-mlflow", daemon=True)
         self._thread.start()
@@ -198,7 +203,7 @@ class _MlflowSweep:
         experiment = client.get_experiment_by_name(self._owner.experiment)
         if experiment is None:
             with contextlib.suppress(MlflowException):  # another sweep may have made it meanwhile
-                client.create_experiment(self._owner.experiment)
+                client.create_experiment(self._owner.experiment, artifact_location=_artifacts_of(self._owner.uri))
             experiment = client.get_experiment_by_name(self._owner.experiment)
             if experiment is None:
                 raise ConnectionError(f"experiment {self._owner.experiment!r} could not be made")
@@ -321,6 +326,12 @@ def _search(client: MlflowClient, experiment_id: str, where: str) -> Iterator[An
         if not page.token:
             return
         page = client.search_runs([experiment_id], where, max_results=1000, page_token=page.token)
+
+
+def _artifacts_of(uri: str | None) -> str | None:
+    """Artifacts of a database file lie beside it (MLflow would put them into the working directory); None: as is."""
+    file = (uri or "").removeprefix("sqlite:///")
+    return None if file == (uri or "") else str(Path(file).absolute().parent / "artifacts")
 
 
 def _refused_for_good(error: Exception) -> bool:

@@ -8,6 +8,7 @@ folder of the cluster. Submitting the same sweep again goes on where it stopped;
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -28,7 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     folder = results_folder(chosen.out, f"metadata/{load_sweep(chosen.config).name}")
-    summary = collect_file(chosen.config, folder, retry_failed=chosen.retry_failed, tracking_uri=chosen.tracking_uri)
+    with contextlib.redirect_stdout(sys.stderr):  # where Ray's own words belong
+        summary = collect_file(
+            chosen.config, folder, retry_failed=chosen.retry_failed, tracking_uri=chosen.tracking_uri
+        )
     sys.stdout.write(json.dumps({**summary, "out": str(folder)}, indent=2) + "\n")
     return 1 if summary["interrupted"] else 0
 

@@ -9,6 +9,7 @@ and id under `finetune/` in the state folder of the cluster.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -50,9 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tracking-uri", help="where MLflow keeps the run; default: $MLFLOW_TRACKING_URI, else off")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    document = run(
-        load_config(chosen.config, Finetune), chosen.out, chosen.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # where Ray's own words belong
+        document = run(
+            load_config(chosen.config, Finetune),
+            chosen.out,
+            chosen.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"),
+        )
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
     return 0 if document["status"] in ("ok", "stopped") else 1
 

@@ -112,6 +112,7 @@ def test_a_sweep_is_one_parent_with_a_child_per_run_and_again_changes_nothing(tm
     assert parents[0].info.status == "FINISHED"
     assert parents[0].data.params == {"tasks": "elements"}
     assert parents[0].data.metrics == {"runs.done": 3.0}
+    assert [path.read_text() for path in (tmp_path / "artifacts").rglob("sweep.yaml")] == ["name: smoke\n"]
     by_run = {child.data.tags["run_id"]: child for child in children}
     assert set(by_run) == {result.run.run_id for result in results}
     assert len(children) == 3

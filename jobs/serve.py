@@ -1,0 +1,53 @@
+"""The selector service on a cluster: `python -m jobs.serve [--selector DIR] [--port 8000]`.
+
+In: a selector made by `ftmeta metatrain` (absolute, on storage that every node sees), or the bundled one. Out: the
+service, which goes on when this ends; its address is printed when it answers. Doing it again replaces the selector
+without a gap. In a Ray job the cluster is the job's; elsewhere it is the one of the state folder, as `ray job submit`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ftmeta.errors import ConfigError
+from ftmeta.orchestrate import local
+from ftmeta.orchestrate.shell import exit_codes, in_ray_job
+from ftmeta.serving.local import deploy
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code 0 once the service answers."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.serve", description=__doc__)
+    parser.add_argument("--selector", type=Path, help="a folder made by `ftmeta metatrain`; default: the bundled one")
+    parser.add_argument("--host", default="127.0.0.1", help="beyond loopback only with --tokens-file")
+    parser.add_argument("--port", type=int, help="default: the one that the local cluster keeps free, or 8000")
+    parser.add_argument("--tokens-file", type=Path, help="hashes of the tokens that clients must send")
+    chosen = parser.parse_args(arguments)
+    if in_ray_job() and chosen.selector is not None and not chosen.selector.is_absolute():
+        raise ConfigError(
+            f"--selector {chosen.selector} is relative; a job's working directory is removed: give an absolute path"
+        )
+    port = chosen.port or int(os.environ.get("FTMETA_SERVE_PORT", "8000"))
+    selector = None if chosen.selector is None else str(chosen.selector)
+    url = deploy(_address(), chosen.host, port, selector, tokens_file=chosen.tokens_file)
+    sys.stdout.write(f"{url}\n")
+    return 0
+
+
+def _address() -> str:
+    """The cluster's: `$RAY_ADDRESS`, which a job has, or the local cluster's with its token."""
+    if named := os.environ.get("RAY_ADDRESS"):
+        return named
+    cluster = local.find()
+    if cluster is None or not cluster.alive:
+        raise ConfigError(f"no cluster runs in {local.state_dir()}; start it with: make up")
+    os.environ.update(cluster.environment)
+    return cluster.gcs_address
+
+
+if __name__ == "__main__":
+    with exit_codes():
+        sys.exit(main())
