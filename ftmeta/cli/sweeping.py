@@ -53,7 +53,7 @@ def collect(
 
 @command
 def metatrain(
-    metadata: Annotated[Path, typer.Option(help="The folder of a meta-dataset.")],
+    metadata: Annotated[list[Path], typer.Option(help="The folder of a meta-dataset; may be given more than once.")],
     out: Annotated[Path, typer.Option(help="A new folder for the selector.")],
     exclude_task: Annotated[
         list[str] | None, typer.Option(help="Leave a task out; may be given more than once.")
