@@ -95,7 +95,7 @@ def show_recommendations(console: Console, document: dict[str, Any]) -> None:
             str(values.get("peft_method", row["pipeline"]["id"])),
             str(values.get("lora_rank", "–")),
             str(values.get("target_modules", "–")),
-            f"{row['learning_rate']:.1e}",
+            "–" if row["learning_rate"] is None else f"{row['learning_rate']:.1e}",
             str(values.get("batch_size", "–")),
             f"{row['score']:.3f}",
             f"{row['score_low']:.3f} to {row['score_high']:.3f}",
