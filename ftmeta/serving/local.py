@@ -92,7 +92,7 @@ def deploy(
     """Deploys on the Ray cluster at `address` (`host:port` of its GCS; `auto`: $RAY_ADDRESS, or what runs here), or on
     the one that this process is in, and returns the page's address.
 
-    The service goes on when this process ends. Deploying again replaces it without a gap. Raises as `serve_locally`.
+    The service goes on when this process ends. Deploying again replaces it. Raises as `serve_locally`.
     """
     _check(host, selector, tokens_file)
     import ray

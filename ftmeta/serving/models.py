@@ -84,7 +84,7 @@ class Dataset(_Input):
         default=None,
         min_length=1,
         max_length=500,
-        description="The dataset's meta-features, as `ftmeta recommend --json` prints them; the rows stay at home.",
+        description="The dataset's meta-features, as ftmeta recommend --json prints them; the rows stay at home.",
     )
 
     @model_validator(mode="after")
@@ -117,7 +117,7 @@ class PipelineAnswer(BaseModel):
 
 class RecommendationRow(BaseModel):
     pipeline: PipelineAnswer
-    label: str | None = Field(description="`default`, `strong-default`: a known pipeline that came out on top.")
+    label: str | None = Field(description="default or strong-default: a known pipeline that came out on top.")
     learning_rate: float | None = Field(description="The rate that lr_multiplier stands for with this base model.")
     score: float = Field(description="In [0, 1]: the share of the zero-shot loss that finetuning removes.")
     score_low: float = Field(description="Of an interval that covers 80 %.")

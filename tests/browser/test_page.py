@@ -102,7 +102,7 @@ def test_what_the_service_refuses_is_shown_beside_its_field(page: Any) -> None:
     page.fill("#budget", "0,000001")
     page.click("#go")
     page.wait_for_selector("#budget_s-problem:not([hidden])")
-    assert "no pipeline fits the budget" in page.inner_text("#budget_s-problem")
+    assert "No pipeline fits the budget" in page.inner_text("#budget_s-problem")
     page.fill("#budget", "soon")
     page.click("#go")
     assert "no number of minutes" in page.inner_text("#budget_s-problem")

@@ -152,7 +152,7 @@ function showProblem(problem) {
   }
   if (problem.status === 413) byField.set("dataset", [problem.detail]);
   for (const [key, texts] of byField) {
-    show(`${key}-problem`, texts.slice(0, 3).join("; "));
+    show(`${key}-problem`, sentence(texts.slice(0, 3).join("; ")));
     placed ??= FIELDS[key];
   }
   if (!placed) show("form-problem", problem.request_id ? `${problem.detail} (request ${problem.request_id})` : problem.detail);
@@ -208,7 +208,7 @@ function renderResults() {
   $("results").replaceChildren(
     make("h2", {}, items.length ? "Recommended pipelines" : "No pipeline fits the budget"),
     make("p", { class: "lead" }, lead),
-    answer.warnings.length ? make("ul", { class: "warnings" }, ...answer.warnings.map((text) => make("li", {}, text))) : "",
+    answer.warnings.length ? make("ul", { class: "warnings" }, ...answer.warnings.map((text) => make("li", {}, sentence(text)))) : "",
     ...(items.length ? [make("figure", { class: "chart arrived", id: "chart" }), make("ol", { class: "cards" }, ...items.map(card))] : []),
     make("p", { class: "foot" }, `Selector ${answer.selector.name} ${answer.selector.version} · request ${answer.request_id}. `,
       "A score is the share of the base model’s zero-shot loss that finetuning removes, on rows it was not trained on; intervals cover 80 %."),
@@ -319,6 +319,10 @@ function duration(seconds) {
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
   const minutes = Math.round(seconds / 60);
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+function sentence(text) {
+  return `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.?!)]$/.test(text) ? "" : "."}`;
 }
 
 function money(usd) {
