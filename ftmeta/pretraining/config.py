@@ -62,6 +62,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
+    file: Path  # the configuration itself, as it was named; not a key in it
     name: str
     seed: int
     work_dir: Path
@@ -90,18 +91,18 @@ def load_config(path: Path) -> PretrainConfig:
         _check_keys(values[name], section, f"{path}, section {name}")
         sections[name] = section(**values[name])
     paths = {name: Path(values[name]) for name in ("work_dir", "out")}
-    return PretrainConfig(**{**values, **sections, **paths})
+    return PretrainConfig(**{**values, **sections, **paths, "file": path})
 
 
 def _names(cls: Any) -> list[str]:
-    return [field.name for field in fields(cls)]
+    return [field.name for field in fields(cls) if field.name != "file"]
 
 
 def _check_keys(values: Any, cls: Any, where: str) -> None:
     if not isinstance(values, dict):
         raise ConfigError(f"{where} holds {values!r}; a mapping with the keys {', '.join(_names(cls))} is wanted")
     unknown = sorted(set(values) - set(_names(cls)))
-    missing = [field.name for field in fields(cls) if field.name not in values]
+    missing = [name for name in _names(cls) if name not in values]
     if unknown or missing:
         what = f"unknown key '{unknown[0]}'" if unknown else f"missing key '{missing[0]}'"
         raise ConfigError(f"{where}: {what}; the keys are {', '.join(_names(cls))}")

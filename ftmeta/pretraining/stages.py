@@ -44,8 +44,9 @@ def _made_from(stage: Stage, config: PretrainConfig) -> dict[str, Any]:
         "card": ["corpus", "tokenizer", "model", "train"],
     }[stage]
     values = asdict(config)
-    context = {"context": config.model.context, "seed": config.seed, "out": str(config.out)}
-    return {"configuration": fingerprint([{name: values[name] for name in sections}, context])}
+    made_of = [{name: values[name] for name in sections}, config.seed, config.model.context]
+    place = [str(config.out)] if stage in {"train", "card"} else []
+    return {"configuration": fingerprint([*made_of, *place])}
 
 
 def _corpus(config: PretrainConfig, report: Report) -> None:

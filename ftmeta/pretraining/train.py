@@ -97,7 +97,7 @@ def train(config: PretrainConfig, tokens_folder: Path, out: Path, report: Callab
     tokenizer = load_tokenizer(tokens_folder / "tokenizer")
     end_of_text = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     model = build_model(config.model, tokenizer, config.seed).to(device).train()
-    optimizer = _optimizer(model, budget, device)
+    optimizer = make_optimizer(model, budget, device)
     rows = Rows(arrays["prose"], arrays["chat"], budget, config.model.context, device, config.seed)
     progress = Progress()
     checkpoint = config.work_dir / "checkpoint.pt"
@@ -129,11 +129,9 @@ def train(config: PretrainConfig, tokens_folder: Path, out: Path, report: Callab
     before, begun = Progress(**vars(progress)), time.monotonic()
     seconds_left = None if budget.max_seconds is None else budget.max_seconds - before.seconds - (begun - started)
     reported, saved = begun, begun
-    next_evaluation = progress.share + 1.0 / budget.evaluations
     while progress.share < 1.0:
-        if progress.share >= next_evaluation:
+        if progress.share >= (len(progress.evaluations) + 1) / budget.evaluations:
             evaluate()
-            next_evaluation += 1.0 / budget.evaluations
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress.share, budget)
         loss = step_loss(rows.draw(with_chat=progress.share >= 1.0 - budget.chat_share))
@@ -161,7 +159,8 @@ def train(config: PretrainConfig, tokens_folder: Path, out: Path, report: Callab
             _save(checkpoint, made_of, model, optimizer, rows, progress)
             saved = time.monotonic()
     model.eval()
-    evaluate()
+    if not progress.evaluations or progress.evaluations[-1]["step"] != progress.step:  # unless resumed at its end
+        evaluate()
     if not all(torch.isfinite(p).all() for p in model.parameters()):
         raise FtmetaError("the weights are not finite; lower train.learning_rate")
     _save(checkpoint, made_of, model, optimizer, rows, progress)
@@ -183,7 +182,8 @@ def train(config: PretrainConfig, tokens_folder: Path, out: Path, report: Callab
     return record
 
 
-def _optimizer(model: Any, train: TrainConfig, device: torch.device) -> torch.optim.AdamW:
+def make_optimizer(model: Any, train: TrainConfig, device: torch.device) -> torch.optim.AdamW:
+    """AdamW with decay on the matrices alone."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]

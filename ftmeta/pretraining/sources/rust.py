@@ -34,8 +34,8 @@ RUST = Source(
     kind="apt",
     package="rust-doc",
     version=None,
-    licence="MIT OR Apache-2.0",
-    attribution="The Rust Project contributors",
+    licence="MIT OR Apache-2.0; the Embedded Rust Book's prose: CC-BY-SA-4.0",
+    attribution="The Rust Project contributors; the Rust Embedded working group",
     in_chat=True,
     read=read,
 )
