@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ftmeta.errors import ConfigError
 from ftmeta.orchestrate import local
-from ftmeta.orchestrate.shell import exit_codes, in_ray_job
+from ftmeta.orchestrate.shell import exit_codes, in_ray_job, state_dir
 from ftmeta.serving.local import deploy
 
 
@@ -43,7 +43,7 @@ def _address() -> str:
         return named
     cluster = local.find()
     if cluster is None or not cluster.alive:
-        raise ConfigError(f"no cluster runs in {local.state_dir()}; start it with: make up")
+        raise ConfigError(f"no cluster runs in {state_dir()}; start it with: make up")
     os.environ.update(cluster.environment)
     return cluster.gcs_address
 
