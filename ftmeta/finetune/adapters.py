@@ -170,7 +170,8 @@ def merged(adapted: peft.PeftModel) -> Iterator[None]:
     """Inside the block the adapter is added into copies of the float32 weights, which spares evaluation its extra work.
 
     The base weights themselves are never written to: their tensors are put back, bit for bit. In half precision the
-    sum would be rounded, so there the adapter stays beside the weights.
+    sum would be rounded, so there the adapter stays beside the weights. Raises FloatingPointError when
+    the adapter is not finite.
     """
     layers = [layer for layer in adapted.modules() if isinstance(layer, BaseTunerLayer)]
     if any(layer.get_base_layer().weight.dtype != torch.float32 for layer in layers):
@@ -178,8 +179,11 @@ def merged(adapted: peft.PeftModel) -> Iterator[None]:
         return
     weights = [layer.get_base_layer().weight.data for layer in layers]
     try:
-        for layer in layers:
-            layer.merge(safe_merge=True)  # into a copy
+        try:
+            for layer in layers:
+                layer.merge(safe_merge=True)  # into a copy
+        except ValueError as error:  # what PEFT raises for a sum that is not finite
+            raise FloatingPointError(str(error)) from None
         yield
     finally:
         for layer, weight in zip(layers, weights, strict=True):

@@ -18,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.nn import functional
 
-from ftmeta.finetune.dropout import dropped_at
+from ftmeta.finetune.dropout import dropout_scale
 
 
 def is_supported(model: Any, length: int) -> bool:
@@ -75,11 +75,9 @@ def project(module: nn.Module, x_NI: torch.Tensor) -> torch.Tensor:
     base = module.get_base_layer()
     if base.bias is not None:
         return module(x_NI)
-    dropout = module.lora_dropout[name]
-    dropped_NI = dropped_at(dropout, x_NI)
-    scaling = module.scaling[name] if dropped_NI is None else module.scaling[name] / (1 - dropout.p)
+    scale_NI = dropout_scale(module.lora_dropout[name], x_NI)
     weights = base.weight, module.lora_A[name].weight, module.lora_B[name].weight
-    return _LoraLinear.apply(x_NI, *weights, scaling, dropped_NI)
+    return _LoraLinear.apply(x_NI, *weights, module.scaling[name], scale_NI)
 
 
 def _rotation(decoder: Any, embedded_BLH: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,22 +88,15 @@ def _rotation(decoder: Any, embedded_BLH: torch.Tensor, length: int) -> tuple[to
     return cos[0][:, None], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)[:, None]
 
 
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    return torch.addcmul(x * cos, torch.roll(x, x.shape[-1] // 2, dims=-1), sin)
-
-
 def _heads(
     attention: Any, x_NH: torch.Tensor, shape: tuple[int, ...], cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Queries, keys and values as (B, L, heads, D), the first two rotated."""
     if not hasattr(attention, "qkv_proj"):
         q, k, v = (project(getattr(attention, name), x_NH).view(shape) for name in ("q_proj", "k_proj", "v_proj"))
-        return _rotate(q, cos, sin), _rotate(k, cos, sin), v
+        return _Rotate.apply(q, cos, sin), _Rotate.apply(k, cos, sin), v
     fused = project(attention.qkv_proj, x_NH).view(shape)
-    values = attention.num_key_value_heads
-    queries_and_keys, v = fused.split((fused.shape[2] - values, values), dim=2)
-    q, k = _rotate(queries_and_keys, cos, sin).split((fused.shape[2] - 2 * values, values), dim=2)
-    return q, k, v
+    return _SplitAndRotate.apply(fused, attention.num_key_value_heads, cos, sin)
 
 
 def _gated(mlp: Any, x_NH: torch.Tensor) -> torch.Tensor:
@@ -116,6 +107,51 @@ def _gated(mlp: Any, x_NH: torch.Tensor) -> torch.Tensor:
 
 def _norm(x_NH: torch.Tensor, norm: Any) -> torch.Tensor:
     return _RmsNorm.apply(x_NH, norm.weight, norm.variance_epsilon)
+
+
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Writes x cos + rotate_half(x) sin into `out`, `sin` being signed; with -sin that is its gradient."""
+    half = x.shape[-1] // 2
+    torch.mul(x, cos, out=out)
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half])
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return out
+
+
+class _Rotate(torch.autograd.Function):
+    """Rotary positions (arXiv 2104.09864) for (B, L, heads, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin, torch.empty_like(x))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        return _rotated(grads[0], cos, -sin, grads[0].new_empty(grads[0].shape)), None, None
+
+
+class _SplitAndRotate(torch.autograd.Function):
+    """The fused product (B, L, heads of q + k + v, D) taken apart, queries and keys rotated."""
+
+    @staticmethod
+    def forward(ctx: Any, fused: torch.Tensor, values: int, cos: torch.Tensor, sin: torch.Tensor) -> Any:
+        ctx.save_for_backward(cos, sin)
+        queries_and_keys, v = fused[:, :, :-values], fused[:, :, -values:]
+        rotated = _rotated(queries_and_keys, cos, sin, fused.new_empty(queries_and_keys.shape))
+        return rotated[:, :, :-values], rotated[:, :, -values:], v.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        rows, length, queries, size = grads[0].shape
+        values = grads[1].shape[2]
+        fused = grads[0].new_empty(rows, length, queries + 2 * values, size)
+        _rotated(grads[0], cos, -sin, fused[:, :, :queries])
+        _rotated(grads[1], cos, -sin, fused[:, :, queries : queries + values])
+        fused[:, :, queries + values :] = grads[2]
+        return fused, None, None, None
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -137,27 +173,32 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class _Gate(torch.autograd.Function):
-    """up * silu(gate) of the fused product, whose first half is the gate."""
+    """up * silu(gate) of the fused product, the gate being its first half.
+
+    silu' = sigmoid + silu (1 - sigmoid)
+    """
 
     @staticmethod
     def forward(ctx: Any, fused_N2I: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(fused_N2I)
         gate, up = fused_N2I.chunk(2, dim=-1)
-        return functional.silu(gate).mul_(up)
+        sigmoid = torch.sigmoid(gate)
+        silu = gate * sigmoid
+        ctx.save_for_backward(up, sigmoid, silu)
+        return silu * up
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
-        (fused_N2I,) = ctx.saved_tensors
-        gate, up = fused_N2I.chunk(2, dim=-1)
-        result_N2I = torch.empty_like(fused_N2I)
-        to_gate, to_up = result_N2I.chunk(2, dim=-1)
-        torch.mul(grads[0], functional.silu(gate), out=to_up)
-        to_gate.copy_(torch.ops.aten.silu_backward(grads[0] * up, gate))
-        return result_N2I
+        up, sigmoid, silu = ctx.saved_tensors
+        grad_N2I = up.new_empty(up.shape[0], 2 * up.shape[1])
+        to_gate, to_up = grad_N2I.chunk(2, dim=-1)
+        torch.mul(grads[0], silu, out=to_up)
+        slope = (sigmoid + silu).addcmul_(silu, sigmoid, value=-1)
+        torch.mul(slope.mul_(up), grads[0], out=to_gate)
+        return grad_N2I
 
 
 class _LoraLinear(torch.autograd.Function):
-    """x W' + s d(x) A' B' with W frozen, d(x) being x with 0 where it is dropped, and s making up for that."""
+    """x W' + s (d x) A' B' with W frozen, d being what dropout multiplies by (None: 1)."""
 
     @staticmethod
     def forward(
@@ -167,24 +208,24 @@ class _LoraLinear(torch.autograd.Function):
         a_RI: torch.Tensor,
         b_OR: torch.Tensor,
         scaling: float,
-        dropped_NI: torch.Tensor | None,
+        scale_NI: torch.Tensor | None,
     ) -> torch.Tensor:
-        kept_NI = x_NI if dropped_NI is None else x_NI.masked_fill(dropped_NI, 0.0)
+        kept_NI = x_NI if scale_NI is None else x_NI * scale_NI
         low_NR = functional.linear(kept_NI, a_RI)
-        ctx.save_for_backward(kept_NI, low_NR, weight_OI, a_RI, b_OR, dropped_NI)
+        ctx.save_for_backward(kept_NI, low_NR, weight_OI, a_RI, b_OR, scale_NI)
         ctx.scaling = scaling
         return functional.linear(x_NI, weight_OI).addmm_(low_NR, b_OR.t(), alpha=scaling)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        kept_NI, low_NR, weight_OI, a_RI, b_OR, dropped_NI = ctx.saved_tensors
+        kept_NI, low_NR, weight_OI, a_RI, b_OR, scale_NI = ctx.saved_tensors
         grad_NO = grads[0]
         grad_NR = (grad_NO @ b_OR).mul_(ctx.scaling)
         grad_NI = None
         if ctx.needs_input_grad[0]:
             grad_NI = grad_NO @ weight_OI
-            if dropped_NI is None:
+            if scale_NI is None:
                 grad_NI.addmm_(grad_NR, a_RI)
             else:
-                grad_NI.add_((grad_NR @ a_RI).masked_fill_(dropped_NI, 0.0))
+                grad_NI.addcmul_(grad_NR @ a_RI, scale_NI)
         return grad_NI, None, grad_NR.t() @ kept_NI, (grad_NO.t() @ low_NR).mul_(ctx.scaling), None, None

@@ -47,6 +47,7 @@ from ftmeta.finetune.data import (
     training_batches,
 )
 from ftmeta.finetune.loss import training_loss
+from ftmeta.finetune.neftune import Noise
 from ftmeta.finetune.optim import lr_factor, make_optimizer, set_learning_rate
 from ftmeta.finetune.provenance import code_version, device_name, library_versions
 from ftmeta.finetune.randomness import Randomness
@@ -57,10 +58,6 @@ from ftmeta.schema import Budget, CurvePoint, Pipeline, RunResult, RunRow, RunSp
 _MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}  # rows x padded length of one forward pass with gradients
 _EVALUATION_TOKENS = {"cpu": 1024, "cuda": 131072}  # and of one without
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
-
-
-class _DivergenceError(Exception):
-    """The run's numbers left the finite range; the message says which."""
 
 
 def finetune(
@@ -129,6 +126,7 @@ class Finetuning:
         self._wall_before_s, self._wall_began = 0.0, time.perf_counter()
         self._adapted: Any = None
         self._randomness = Randomness(seed, base.device)
+        self._noise = Noise(self.settings.neftune_alpha)
         config = adapters.adapter_config(self.settings, base.model.config)
         with self._randomness.active():
             self._adapted = adapters.attach(base.model, config)
@@ -189,7 +187,7 @@ class Finetuning:
             yield from self._fidelities()
         except UserError:
             raise
-        except _DivergenceError as error:
+        except FloatingPointError as error:
             self._end("diverged", error)
         except (torch.OutOfMemoryError, MemoryError) as error:
             self._end("oom", error)
@@ -215,14 +213,15 @@ class Finetuning:
         if target == self._step:
             return None
         losses = []
-        model, decoder_training = self._base.model, self._base.model.training
-        with self._train_clock.measure(), self._randomness.active(), self._noise(), self._precision():
+        model = self._base.model
+        embedding = model.get_input_embeddings()
+        with self._train_clock.measure(), self._randomness.active(), self._noise.active(embedding), self._precision():
             model.train()
             try:
                 while self._step < target:
                     losses.append(self._one_step())
             finally:
-                model.train(decoder_training)
+                model.eval()
         return float(np.mean(losses))
 
     def _one_step(self) -> float:
@@ -233,14 +232,15 @@ class Finetuning:
         labels = sum(len(batch.targets_S) for batch in micro)
         total = torch.zeros((), device=self._base.device)
         for batch in micro:
-            self._lengths_B = batch.lengths_B
-            loss = training_loss(self._base.model, batch, settings.label_smoothing) / labels
+            self._noise.lengths_B = batch.lengths_B
+            with self._precision():  # left before each step: autocast keeps the weights it has cast until then
+                loss = training_loss(self._base.model, batch, settings.label_smoothing) / labels
             loss.backward()
             total += loss.detach()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), settings.max_grad_norm)
         value, gradient = torch.stack([total, norm.float()]).tolist()
         if not (math.isfinite(value) and math.isfinite(gradient)):
-            raise _DivergenceError(f"step {self._step + 1}: training loss {value}, gradient norm {gradient}")
+            raise FloatingPointError(f"step {self._step + 1}: training loss {value}, gradient norm {gradient}")
         factor = lr_factor(settings.lr_schedule, self._step, self.total_steps, settings.warmup_ratio)
         set_learning_rate(self._optimizer, factor)
         self._optimizer.step()
@@ -286,13 +286,13 @@ class Finetuning:
         if point.val_nll is None or point.val_nll > limit:
             self._end(
                 "diverged",
-                _DivergenceError(f"fidelity {point.fidelity}: validation NLL {point.val_nll}, limit {limit:.3f}"),
+                FloatingPointError(f"fidelity {point.fidelity}: validation NLL {point.val_nll}, limit {limit:.3f}"),
             )
 
     def _end(self, status: Status, error: Exception) -> None:
         logging.getLogger(__name__).debug("run %s: %s", self.spec.run_id, status, exc_info=error)
         lines = str(error).strip().splitlines() or [""]
-        kind = "" if isinstance(error, _DivergenceError) else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, FloatingPointError) else f"{type(error).__name__}: "
         self.status, self.error = status, (kind + lines[0])[:500]
 
     # --- parts -----------------------------------------------------------------------------------------------------
@@ -311,26 +311,6 @@ class Finetuning:
         if self._base.model.dtype == torch.bfloat16:
             return torch.autocast(self._base.device.type, torch.bfloat16)
         return contextlib.nullcontext()
-
-    @contextlib.contextmanager
-    def _noise(self) -> Iterator[None]:
-        """NEFTune (arXiv 2310.05914): uniform noise of size alpha / sqrt(length x width) on the input embeddings, each
-        row by its own length."""
-        alpha = self.settings.neftune_alpha
-        if alpha == 0:
-            yield
-            return
-
-        def add(module: torch.nn.Module, inputs: Any, embedded_BLH: torch.Tensor) -> torch.Tensor:
-            size_B = alpha / torch.sqrt(self._lengths_B.float() * embedded_BLH.shape[-1])
-            noise_BLH = torch.empty_like(embedded_BLH).uniform_(-1, 1)
-            return embedded_BLH + noise_BLH * size_B[:, None, None].to(embedded_BLH.dtype)
-
-        handle = self._base.model.get_input_embeddings().register_forward_hook(add)
-        try:
-            yield
-        finally:
-            handle.remove()
 
     def _wall_s(self) -> float:
         if self._wall_began == math.inf:
