@@ -63,9 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(config: Finetune, out: Path | None, tracking_uri: str | None) -> dict[str, Any]:
     """Finetunes on a node of the cluster that has room, reports to MLflow, and returns the document."""
-    import ray
-    from ray.exceptions import RayTaskError
-
     from ftmeta.finetune.single import finetune_to_folder
     from ftmeta.models import resolve
     from ftmeta.space import load_pipeline, load_space
@@ -79,6 +76,9 @@ def run(config: Finetune, out: Path | None, tracking_uri: str | None) -> dict[st
     tracked = tracker(tracking_uri, "finetune", usd=usd_of).single()
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     with connected():
+        import ray
+        from ray.exceptions import RayTaskError
+
         on_a_node: Any = ray.remote(num_cpus=config.cpus)
         options = {"budget": budget, "out": folder, "until": config.fidelity, "threads": config.cpus}
         try:

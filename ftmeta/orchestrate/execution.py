@@ -245,7 +245,8 @@ def _slots(sweep: Sweep) -> int:
 @contextlib.contextmanager
 def connected(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
     """A connection to the cluster at `address` or `$RAY_ADDRESS`, which a job has; or else Ray for this process alone,
-    with `num_cpus` cores (None: all) and a token that no file holds."""
+    with `num_cpus` cores (None: all) and a token that no file holds. Ray must not be imported before: it reads its
+    environment then."""
     address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
@@ -257,6 +258,7 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     elif mine:
         ray.init(
+            address="local",  # and not whatever cluster of this machine was started last
             num_cpus=num_cpus,
             include_dashboard=False,
             object_store_memory=256 * 2**20,
