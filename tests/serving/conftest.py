@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from serving_client import Client
-from tiny_selector import make_base_model, make_selector
+from tiny_selector import NAME, make_base_model, make_selector
 
 from ftmeta.schema import BaseModelInfo
 from ftmeta.selector import Selector, load_selector
@@ -13,8 +13,14 @@ from ftmeta.serving.web import create_app
 
 
 @pytest.fixture(scope="session")
-def base_models(tmp_path_factory: pytest.TempPathFactory) -> list[BaseModelInfo]:
-    return [make_base_model(tmp_path_factory.mktemp("models") / "tiny")]
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hub cache, for processes that look for their base models themselves."""
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.fixture(scope="session")
+def base_models(hub: Path) -> list[BaseModelInfo]:
+    return [make_base_model(hub / f"models--{NAME.replace('/', '--')}" / "snapshots" / "0")]
 
 
 @pytest.fixture(scope="session")
@@ -23,13 +29,18 @@ def selector_folder(tmp_path_factory: pytest.TempPathFactory, base_models: list[
 
 
 @pytest.fixture(scope="session")
+def other_selector_folder(tmp_path_factory: pytest.TempPathFactory, base_models: list[BaseModelInfo]) -> Path:
+    return make_selector(tmp_path_factory.mktemp("selectors") / "other", base_models[0], seed=1)
+
+
+@pytest.fixture(scope="session")
 def selector(selector_folder: Path) -> Selector:
     return load_selector(selector_folder)
 
 
 @pytest.fixture(scope="session")
-def other_selector(tmp_path_factory: pytest.TempPathFactory, base_models: list[BaseModelInfo]) -> Selector:
-    return load_selector(make_selector(tmp_path_factory.mktemp("selectors") / "other", base_models[0], seed=1))
+def other_selector(other_selector_folder: Path) -> Selector:
+    return load_selector(other_selector_folder)
 
 
 @pytest.fixture(scope="session")

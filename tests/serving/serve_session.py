@@ -1,6 +1,6 @@
-"""A whole life of the service on Ray Serve, run by test_serve.py: `python serve_session.py FOLDER PORT`.
+"""A whole life of the service on Ray Serve, run by test_serve.py: `python serve_session.py SELECTOR OTHER PORT`.
 
-FOLDER is what tiny_selector.py writes. Prints one JSON document with what was seen, then ends itself as Ctrl-C does.
+Prints one JSON document with what was seen, then ends itself as Ctrl-C does.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from serving_client import records
 from ftmeta.serving.local import serve_locally
 
 ROOT = Path(__file__).parents[2]
-FOLDER, PORT = sys.argv[1], int(sys.argv[2])
-SELECTOR = f"{FOLDER}/selector"
+SELECTOR, OTHER, PORT = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
 
 def use(url: str) -> None:
@@ -38,9 +37,9 @@ def use(url: str) -> None:
         )
         seen["large"] = large.status_code
         seen["page"] = client.get("/").text[:15]
-        switch_to(f"{FOLDER}/other-selector")
+        switch_to(OTHER)
         seen["after_switch"] = wait_for(client, lambda found: found["name"] == "tiny-1")
-        switch_to(f"{FOLDER}/no-such-selector")
+        switch_to(f"{OTHER}-missing")
         seen["after_broken_switch"] = wait_for(client, lambda found: found["switch_refused"])
         seen["still_answers"] = client.post("/v1/recommendations", json=ask).json()["selector"]["name"]
     print(json.dumps(seen), flush=True)  # noqa: T201 (read by the test)

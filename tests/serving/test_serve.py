@@ -12,28 +12,17 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_selector import NAME, make_base_model, make_selector
 
 from ftmeta.errors import ConfigError
-from ftmeta.schema import BaseModelInfo
 from ftmeta.serving.local import deploy, serve_locally
 from ftmeta.serving.tokens import VARIABLE
 
 HERE = Path(__file__).parent
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two selectors, and a hub cache with the base model that they know."""
-    hub = tmp_path / "hub" / f"models--{NAME.replace('/', '--')}" / "snapshots" / "0"
-    info: BaseModelInfo = make_base_model(hub)
-    make_selector(tmp_path / "selector", info)
-    make_selector(tmp_path / "other-selector", info, seed=1)
-    return tmp_path
-
-
 @pytest.mark.cluster
-def test_a_life_on_ray_serve(folder: Path) -> None:
+@pytest.mark.usefixtures("base_models")
+def test_a_life_on_ray_serve(hub: Path, selector_folder: Path, other_selector_folder: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -41,12 +30,18 @@ def test_a_life_on_ray_serve(folder: Path) -> None:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "FTMETA_"))},
         "PYTHONPATH": f"{HERE.parents[1]}:{HERE}",
-        "HF_HUB_CACHE": str(folder / "hub"),
-        "FTMETA_CACHE": str(folder / "cache"),
+        "HF_HUB_CACHE": str(hub),
+        "FTMETA_CACHE": str(tmp_path / "cache"),
         "FTMETA_TEST_MARK": mark,
     }
-    program = [sys.executable, str(HERE / "serve_session.py"), str(folder), str(port)]
-    done = subprocess.run(program, env=environment, cwd=folder, capture_output=True, text=True, timeout=150)
+    program = [
+        sys.executable,
+        str(HERE / "serve_session.py"),
+        str(selector_folder),
+        str(other_selector_folder),
+        str(port),
+    ]
+    done = subprocess.run(program, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.splitlines()[-1])
 

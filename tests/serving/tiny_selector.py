@@ -3,15 +3,12 @@
 The base model is a folder as `save_pretrained` writes it: a trained tokenizer, a configuration, weights of zeros. The
 selector is meta-trained on a sweep whose curves come from a formula (ours, standing for nothing measured): the score
 is best at three times the reference learning rate, attention alone learns less, and costs are analytic work.
-
-Run as a program it writes both below a folder: `python tiny_selector.py FOLDER`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,12 +127,3 @@ def _run(
         pipeline=pipeline,
     )
     return RunResult(run, tuple(curve))
-
-
-if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    # As the hub's cache lays it out, so that `list_base_models` finds it there.
-    hub = target / "hub" / f"models--{NAME.replace('/', '--')}" / "snapshots" / "0"
-    made = make_base_model(hub)
-    make_selector(target / "selector", made)
-    make_selector(target / "other-selector", made, seed=1)
