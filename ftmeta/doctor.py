@@ -168,5 +168,7 @@ def _cluster() -> Check:
 
     cluster = find()
     ok = cluster is not None and cluster.alive
-    found = f"dashboard {cluster.ray.address}, MLflow {cluster.mlflow.address}" if ok and cluster else "not running here"
+    found = (
+        f"dashboard {cluster.ray.address}, MLflow {cluster.mlflow.address}" if ok and cluster else "not running here"
+    )
     return Check("local cluster", "cluster", ok, found, "running", "make up")

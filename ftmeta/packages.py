@@ -47,7 +47,13 @@ def _download(kind: Kind, name: str, version: str | None, scratch: Path, pip_opt
     if kind == "apt":
         command = ["apt-get", "download", name if version is None else f"{name}={version}"]
     elif kind == "npm":
-        command = ["npm", "pack", "--silent", name if version is None else f"{name}@{version}"]
+        command = [
+            "npm",
+            "pack",
+            "--loglevel=error",
+            "--fetch-retries=1",
+            name if version is None else f"{name}@{version}",
+        ]
     else:
         wanted = name if version is None else f"{name}=={version}"
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", ".", *pip_options, wanted]

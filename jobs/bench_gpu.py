@@ -74,7 +74,7 @@ def main(
 
 
 def _tests() -> dict[str, Any]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"]
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "tests/gpu"]
     done = subprocess.run(command, capture_output=True, text=True)
     sys.stderr.write(done.stdout[-4000:])
     last = (done.stdout.strip().splitlines() or ["no output"])[-1]

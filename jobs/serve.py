@@ -1,8 +1,7 @@
 """The selector service on a cluster: `python -m jobs.serve [--selector DIR] [--port 8000]`.
 
 In: a selector made by `ftmeta metatrain` (absolute, on storage that every node sees), or the bundled one. Out: the
-service, which goes on when this ends; its address is printed when it answers. Doing it again replaces the selector
-without a gap. In a Ray job the cluster is the job's; elsewhere it is the one of the state folder, as `ray job submit`.
+service, which goes on when this ends; its address is printed when it answers. Doing it again replaces the selector. In a Ray job the cluster is the job's; elsewhere it is the one of the state folder, as `ray job submit`.
 """
 
 from __future__ import annotations
@@ -30,9 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
         raise ConfigError(
             f"--selector {chosen.selector} is relative; a job's working directory is removed: give an absolute path"
         )
+    address = _address()  # it also sets the environment of the local cluster
     port = chosen.port or int(os.environ.get("FTMETA_SERVE_PORT", "8000"))
     selector = None if chosen.selector is None else str(chosen.selector)
-    url = deploy(_address(), chosen.host, port, selector, tokens_file=chosen.tokens_file)
+    url = deploy(address, chosen.host, port, selector, tokens_file=chosen.tokens_file)
     sys.stdout.write(f"{url}\n")
     return 0
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ftmeta.cli.output import note
 from ftmeta.cli.recommending import SelectorOption
 
 
@@ -19,8 +21,12 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     selector: SelectorOption = None,
+    tokens_file: Annotated[
+        Path | None, typer.Option(help="SHA-256 hashes of the tokens that clients must send, one a line.")
+    ] = None,
 ) -> None:
     """Serves recommendations over HTTP, with a page at /, until interrupted."""
     from ftmeta.serving.local import serve_locally
 
-    serve_locally(host=host, port=port, selector=selector)
+    note("Starting the service (about 15 s) ...")
+    serve_locally(host, port, selector, tokens_file=tokens_file, on_ready=lambda url: note(f"{url}  Ctrl-C ends it."))

@@ -26,7 +26,9 @@ metadata = typer.Typer()
 def collect(
     sweep: Annotated[Path, typer.Argument(help="A sweep file: tasks x pipelines x seeds.")],
     out: Annotated[Path, typer.Option(help="The folder of the meta-dataset and its ledger; a sweep resumes there.")],
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed and diverged runs again.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run those again that ended with error or oom.")
+    ] = False,
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster; default: one of its own on this machine.")
     ] = None,
@@ -48,7 +50,7 @@ def collect(
         )
         console.print(f"meta-dataset: {out}", soft_wrap=True)
 
-    return Reply(summary, show)
+    return Reply(summary, show, exit_code=int(summary["interrupted"]))
 
 
 @command

@@ -215,7 +215,7 @@ class Finetuning:
         losses = []
         model = self._base.model
         embedding = model.get_input_embeddings()
-        with self._train_clock.measure(), self._randomness.active(), self._noise.active(embedding), self._precision():
+        with self._train_clock.measure(), self._randomness.active(), self._noise.active(embedding):
             model.train()
             try:
                 while self._step < target:

@@ -17,7 +17,7 @@ import transformers
 from ftmeta.errors import DataError, FtmetaError, ModelError, SpaceError
 from ftmeta.finetune import Finetuning, finetune, tokenize_task
 from ftmeta.finetune.adapters import METHODS
-from ftmeta.models import LoadedModel
+from ftmeta.models import LoadedModel, load
 from ftmeta.schema import Budget, CurvePoint, Pipeline, Task
 
 Make = Callable[..., Pipeline]
@@ -113,6 +113,16 @@ def test_continuing_from_any_fidelity_gives_the_same_curve_bit_for_bit(
         assert numbers(part.curve) == expected[: stop + 1]
         assert len(part.result().curve) == stop + 1
     assert part.curve[-1].cost_s >= part.curve[0].cost_s > 0
+
+
+def test_in_bfloat16_the_curve_is_nearly_that_of_float32(base: LoadedModel, task: Task, budget: Budget) -> None:
+    half = load(base.info, dtype="bfloat16")
+    pipeline = Pipeline("lora-v1", values("lora", lora_dropout=0.0))
+    with finetune(pipeline, task, base, 0, budget=budget) as single:
+        expected = [point.val_nll for point in single]
+    with finetune(pipeline, task, half, 0, budget=budget) as run:
+        assert [point.val_nll for point in run] == pytest.approx(expected, rel=0.02)
+    assert expected[-1] < 0.8 * expected[0]  # the adapter has moved far: a stale cast of it would show
 
 
 def test_the_seed_decides_the_curve(base: LoadedModel, task: Task, budget: Budget) -> None:

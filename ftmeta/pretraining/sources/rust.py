@@ -1,4 +1,5 @@
-"""The books of Rust's documentation: not the reference of its library, which is mostly code."""
+"""The books of Rust's documentation: not the reference of its library, which is mostly code, and not the Embedded Rust
+Book, whose share-alike licence (CC BY-SA 4.0) does not go with the weights' own."""
 
 from __future__ import annotations
 
@@ -10,7 +11,6 @@ from ftmeta.pretraining.html import html_documents
 
 _BOOKS = (
     "book",
-    "embedded-book",
     "edition-guide",
     "nomicon",
     "reference",
@@ -34,8 +34,8 @@ RUST = Source(
     kind="apt",
     package="rust-doc",
     version=None,
-    licence="MIT OR Apache-2.0; the Embedded Rust Book's prose: CC-BY-SA-4.0",
-    attribution="The Rust Project contributors; the Rust Embedded working group",
+    licence="MIT OR Apache-2.0",
+    attribution="The Rust Project contributors",
     in_chat=True,
     read=read,
 )
