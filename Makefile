@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found; install it, or say make PYTHON=/path/to/python3"; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; say make PYTHON=/path/to/python3.11"; exit 2; }
 	@echo "Setting up $(VENV) (once; about four minutes) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -c constraints.txt torch 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev,smollm2]' 2>>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
 	@touch $@
@@ -48,10 +48,10 @@ format: $(STAMP)  ## let ruff write the layout
 
 up: $(STAMP)  ## a Ray cluster, MLflow and the selector service on this machine
 	@$(BIN)/python -m ftmeta.orchestrate.local up
-	@printf 'Service                 ' && $(BIN)/python -m jobs.serve
+	@printf 'Service                 ' && env -u RAY_ADDRESS -u RAY_AUTH_TOKEN $(BIN)/python -m jobs.serve
 
 stop:  ## ends what `make up` or `make demo` started, and nothing else
-	@test -x $(BIN)/python || { echo "Nothing to stop: $(VENV) does not exist."; exit 0; }; $(BIN)/python -m ftmeta.orchestrate.local stop
+	@test -e $(STAMP) || { echo "Nothing to stop: nothing is installed here."; exit 0; }; $(BIN)/python -m ftmeta.orchestrate.local stop
 
 status: $(STAMP)  ## what of it runs, and where
 	@$(BIN)/python -m ftmeta.orchestrate.local status

@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ftmeta.errors import ConfigError
 from ftmeta.files import DATA
-from ftmeta.hardware import HardwareProfile, load_hardware
+from ftmeta.hardware import HardwareProfile, load_hardware, profile_of
 from ftmeta.schema import Budget, ModelShape, Pipeline
 
 if TYPE_CHECKING:
@@ -180,6 +180,12 @@ def usd(cost_s: float, hardware: str) -> float | None:
     """The price of `cost_s` device-seconds on the hardware of that name, in US dollars; None if it is unknown."""
     price = price_usd_per_hour(load_hardware(hardware).price_key)
     return None if price is None else cost_s / 3600 * price
+
+
+def usd_of(cost_s: float, device: str) -> float | None:
+    """The price of a run on the device that its row names; None where device or price is unknown."""
+    profile = profile_of(device)
+    return None if profile is None else usd(cost_s, profile.name)
 
 
 def price_usd_per_hour(price_key: str) -> float | None:

@@ -78,9 +78,9 @@ def _packages() -> list[Check]:
                 "ConfigSpace",
             )
         ),
-        _package("gguf", "smollm2-135m", "installed", 'pip install "ftmeta[smollm2]"'),
-        _package("gpytorch", "baselines", "installed", 'pip install "ftmeta[baselines]"'),
-        _package("playwright", "browser tests", "installed", 'pip install "ftmeta[dev]"'),
+        _package("gguf", "smollm2-135m", "installed", "pip install gguf"),
+        _package("gpytorch", "baselines", "installed", "pip install gpytorch"),
+        _package("playwright", "browser tests", "installed", "pip install playwright"),
     ]
 
 

@@ -21,6 +21,7 @@ from ftmeta.errors import ConfigError
 from ftmeta.files import DATA
 
 CPU = "cpu-core"
+_ACCELERATORS = r"NVIDIA|Tesla|Quadro|GeForce|TITAN|Radeon|Instinct|Gaudi|\bTPU\b"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ def detect() -> str:
     if shutil.which("nvidia-smi") is None:
         return CPU
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    asked = subprocess.run(query, capture_output=True, text=True)
+    try:
+        asked = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return CPU  # a driver that does not answer is no device to count on
     names = asked.stdout.strip().splitlines()
     return for_device(names[0]) if asked.returncode == 0 and names else CPU
 
@@ -99,6 +103,18 @@ def for_device(device: str) -> str:
     raise ConfigError(
         f"no hardware profile for '{device}'; name one of {', '.join(list_hardware())} that comes nearest"
     )
+
+
+def profile_of(device: str) -> HardwareProfile | None:
+    """The profile of the device that a run's row names; None for an accelerator without one and for `unknown`.
+
+    A name that is no accelerator's is a CPU's: /proc/cpuinfo has all kinds.
+    """
+    try:
+        return load_hardware(for_device(device))
+    except ConfigError:
+        is_cpu = device != "unknown" and re.search(_ACCELERATORS, device) is None
+        return load_hardware(CPU) if is_cpu else None
 
 
 @functools.cache

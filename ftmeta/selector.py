@@ -28,7 +28,7 @@ import numpy as np
 from ftmeta.costs import usd
 from ftmeta.errors import UserError
 from ftmeta.files import DATA
-from ftmeta.hardware import detect, load_hardware
+from ftmeta.hardware import CPU, detect, load_hardware
 from ftmeta.schema import BaseModelInfo, Pipeline, Recommendation, Task
 from ftmeta.space import Categorical, Space, load_pipeline, named_pipelines
 from ftmeta.surrogates import Surrogates
@@ -284,7 +284,9 @@ def choose_pipeline(
             f"the selector recommends pipelines of the space '{chosen.space.name}', and '{space.name}' is in use; "
             "name another selector, or a pipeline file"
         )
-    found, _ = chosen.recommend(metafeatures(task, fast_tokenizer(base_model)), base_model, top_k=1)
+    found, _ = chosen.recommend(
+        metafeatures(task, fast_tokenizer(base_model)), base_model, top_k=1, hardware=CPU
+    )  # no cost is asked for
     return found[0].pipeline
 
 

@@ -60,7 +60,7 @@ def main() -> None:
     with step("Starting Ray, MLflow"):
         cluster = local.up()
     folder = Path(cluster.state) / "demo"
-    environment = {**os.environ, **cluster.environment, "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**cluster.client_environment(), "TOKENIZERS_PARALLELISM": "false"}
 
     collected = folder / "sweep"
     submit = ["ray", "job", "submit", "--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml", "--"]
@@ -113,8 +113,16 @@ def show_command(command: Sequence[str]) -> None:
     console.print(f"  [dim]$ {shlex.join(shorten(part) for part in command)}[/dim]", soft_wrap=True)
 
 
-def execute(command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]) -> str:
-    """Runs one of this environment's commands, hands on each line of its error output, and returns its output."""
+def execute(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    on_line: Callable[[str], None],
+    accepted: tuple[int, ...] = (0,),
+) -> str:
+    """Runs one of this environment's commands, hands on each line of its error output, and returns its output.
+
+    Raises FtmetaError, with the end of what it said, when its exit code is none of `accepted`.
+    """
     program = [str(Path(sys.executable).parent / command[0]), *command[1:]]
     said: list[str] = []
     with tempfile.TemporaryFile("w+") as output:
@@ -128,7 +136,7 @@ def execute(command: Sequence[str], environment: Mapping[str, str], on_line: Cal
         code = process.wait()
         output.seek(0)
         printed = output.read()
-    if code != 0:
+    if code not in accepted or not printed:
         end = (printed + "".join(said))[-3000:]
         raise FtmetaError(f"'{shlex.join(shorten(part) for part in command)}' ended with exit code {code}:\n{end}")
     return printed
@@ -157,8 +165,12 @@ def shorten(part: str) -> str:
 
 
 def records() -> list[dict[str, str]]:
-    """What a user would send: the training questions and answers."""
-    return [{"question": example.prompt, "answer": example.completion} for example in load_task(TASK).train]
+    """What a user would send: the questions and answers, and which split each is in."""
+    return [
+        {"question": example.prompt, "answer": example.completion, "split": split}
+        for split, examples in load_task(TASK).splits.items()
+        for example in examples
+    ]
 
 
 def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +207,8 @@ def finetune_all(
             if line.startswith("fidelity "):
                 told(next(seen))
 
-        running = {name: pool.submit(execute, command, single, on_line) for name, command in commands.items()}
+        # 1: the run diverged or failed, which its document says
+        running = {name: pool.submit(execute, command, single, on_line, (0, 1)) for name, command in commands.items()}
         return {name: dict(json.loads(future.result())) for name, future in running.items()}
 
 
@@ -214,6 +227,9 @@ def show_results(runs: dict[str, dict[str, Any]], best: dict[str, Any]) -> None:
     )
     for title, document in runs.items():
         last, test = document["curve"][-1], document["test"]
+        if test is None:
+            listed.add_row(title, document["status"], "–", "–", "–", f"{document['cost_s']:.1f}")
+            continue
         cells = (f"{last['score']:.3f}", f"{test['score']:.3f}", f"{test['nll']:.3f}", f"{test['exact_match']:.3f}")
         listed.add_row(title, *cells, f"{document['cost_s']:.1f}")
     console.print(listed)
@@ -221,7 +237,9 @@ def show_results(runs: dict[str, dict[str, Any]], best: dict[str, Any]) -> None:
         f"Predicted for the recommended pipeline: score {best['score']:.3f} "
         f"(80 % interval {best['score_low']:.3f} to {best['score_high']:.3f}), {best['cost_s']:.1f} device-seconds."
     )
-    console.print("The score is the share of the zero-shot loss that finetuning removes, on answers never trained on.")
+    console.print(
+        "The score is the share of the zero-shot loss that finetuning removes, on questions that it never trained on."
+    )
 
 
 def draw(runs: dict[str, dict[str, Any]], best: dict[str, Any], path: Path) -> None:

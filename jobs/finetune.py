@@ -20,9 +20,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ftmeta.costs import usd_of
 from ftmeta.errors import FtmetaError
 from ftmeta.orchestrate.config import load_config
-from ftmeta.orchestrate.execution import connected, usd_of
+from ftmeta.orchestrate.execution import connected
 from ftmeta.orchestrate.shell import exit_codes, results_folder
 from ftmeta.orchestrate.sweep import BudgetChanges
 from ftmeta.schema import BaseModelInfo, CurvePoint, RunResult, RunRow, RunSpec
@@ -91,7 +92,9 @@ def run(config: Finetune, out: Path | None, tracking_uri: str | None) -> dict[st
 
 
 def _result(document: dict[str, Any], spec: RunSpec, info: BaseModelInfo, started_at: str) -> RunResult:
-    curve = tuple(CurvePoint(**point) for point in document["curve"])
+    curve = tuple(
+        CurvePoint(**{name: value for name, value in point.items() if name != "nll"}) for point in document["curve"]
+    )
     test = document["test"] or {}
     same = ("run_id", "status", "error", "cost_s", "wall_s", "peak_memory_gb", "device", "code_version", "libraries")
     row = RunRow(

@@ -5,14 +5,11 @@ Exit codes: 0 done, 2 the user's mistake, 1 a failure of the system, 130 interru
 
 from __future__ import annotations
 
-import os
-import sys
-
 import typer
 
 import ftmeta
 from ftmeta.cli import finetuning, inspecting, recommending, serving, sweeping
-from ftmeta.errors import FtmetaError
+from ftmeta.orchestrate.shell import exit_codes
 
 app = typer.Typer(
     name="ftmeta",
@@ -38,25 +35,5 @@ for group in (recommending, finetuning, sweeping, inspecting, serving):
 
 def main() -> None:
     """The console script: runs a command and exits with its code."""
-    debug = bool(os.environ.get("FTMETA_DEBUG"))
-    try:
+    with exit_codes():
         app()
-    except FtmetaError as error:
-        if debug:
-            raise
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the reader has gone; Python would complain at exit
-        sys.exit(1)
-    except Exception as error:
-        if debug:
-            raise
-        text = " ".join(str(error).split())
-        sys.stderr.write(f"error: {type(error).__name__}: {text}\nSet FTMETA_DEBUG=1 to see where it happened.\n")
-        sys.exit(1)

@@ -11,11 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ftmeta.costs import usd
+from ftmeta.costs import usd_of
 from ftmeta.errors import UserError
 from ftmeta.files import atomic_path, write_json
 from ftmeta.finetune.worker import Finetuning, finetune
-from ftmeta.hardware import detect
 from ftmeta.models import load
 from ftmeta.schema import BaseModelInfo, Budget, CurvePoint, Pipeline, Task
 from ftmeta.space import pipeline_yaml
@@ -78,11 +77,11 @@ def _document(
         "pipeline": run.spec.pipeline.to_json(),
         "learning_rate": rate,
         "seed": run.spec.seed,
-        "curve": [asdict(point) for point in result.curve],
+        "curve": [{**asdict(point), "nll": point.val_nll} for point in result.curve],
         "zero_shot": zero_shot,
         "test": test,
         "cost_s": result.run.cost_s,
-        "cost_usd": usd(result.run.cost_s, detect()),
+        "cost_usd": usd_of(result.run.cost_s, result.run.device),
         "wall_s": result.run.wall_s,
         "peak_memory_gb": result.run.peak_memory_gb,
         "device": result.run.device,

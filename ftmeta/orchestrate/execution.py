@@ -22,10 +22,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ftmeta.costs import usd
+from ftmeta.costs import usd_of
 from ftmeta.errors import ConfigError, FtmetaError
 from ftmeta.files import canonical_json
-from ftmeta.hardware import CPU, for_device
 from ftmeta.metadataset import Ledger
 from ftmeta.orchestrate.progress import SweepProgress, Totals
 from ftmeta.orchestrate.sweep import Plan, Sweep, spec_from_json, spec_to_json
@@ -293,15 +292,3 @@ def stopped_by_signals(state: State) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def hardware_of(device: str) -> str | None:
-    """The hardware profile of a row's device; None if there is none."""
-    with contextlib.suppress(ConfigError):
-        return for_device(device)
-    return None if device == "unknown" or "NVIDIA" in device or "AMD Instinct" in device else CPU
-
-
-def usd_of(cost_s: float, device: str) -> float | None:
-    hardware = hardware_of(device)
-    return None if hardware is None else usd(cost_s, hardware)

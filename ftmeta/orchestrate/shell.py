@@ -16,12 +16,22 @@ from ftmeta.errors import ConfigError, FtmetaError
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
-    """Ends the process with 2 for a user's mistake and 1 for a failure of the system, both without a traceback."""
+    """Ends the process with 2 for a user's mistake, 1 for a failure of the system and 130 for Ctrl-C: one line, and no
+    traceback, which $FTMETA_DEBUG shows."""
     try:
         yield
-    except FtmetaError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("FTMETA_DEBUG"):
+            raise
+        if isinstance(error, FtmetaError):
+            sys.stderr.write(f"error: {error}\n")
+            sys.exit(error.exit_code)
+        said = " ".join(str(error).split())[:1000]
+        sys.stderr.write(f"error: {type(error).__name__}: {said}\nFTMETA_DEBUG=1 shows where it happened.\n")
+        sys.exit(1)
 
 
 def in_ray_job() -> bool:

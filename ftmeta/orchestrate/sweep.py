@@ -14,7 +14,7 @@ Paths are relative to the working directory, which for a job is the submitted on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,6 +98,10 @@ def make_plan(sweep: Sweep) -> Plan:
     if not chosen:
         raise ConfigError(f"sweep '{sweep.name}' names no pipeline; give pipelines.sample or pipelines.include")
     base_model = resolve(sweep.base_model)
+    if sweep.worker == "simulated":  # its rows must never pass for those of real runs
+        base_model = replace(
+            base_model, name=f"simulated-{base_model.name}", fingerprint=f"simulated-{base_model.fingerprint}"
+        )
     loaded = [load_task(name) for name in sweep.tasks]
     tasks = {task.name: task for task in loaded}
     if len(tasks) < len(loaded):
