@@ -4,7 +4,10 @@
     space: lora-v1                      # a bundled name or a path
     tasks: [world-facts, elements]      # anything that `ftmeta recommend` takes: bundled names, files, hub ids
     base_model: phi3-micro
-    pipelines: {sample: 60, seed: 0, include: [default, strong-default]}   # Sobol points, and named ones or files
+    pipelines:
+      include: [default, strong-default]                      # named ones, or files
+      sample: 48                                              # Sobol points of the space; and a `seed`
+      around: {pipeline: strong-default, sample: 16, change: 3}   # near a good one: three values drawn anew in each
     seeds: [0]
     budget: {eval_examples: 200}        # what differs from the space's own budget
 
@@ -13,6 +16,7 @@ Paths are relative to the working directory, which for a job is the submitted on
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,11 +31,22 @@ from ftmeta.schema import BaseModelInfo, Budget, Pipeline, RunSpec, Task
 from ftmeta.space import Space, load_pipeline, load_space
 
 
+class Around(BaseModel):
+    """Pipelines near one that is known to be good: experience is worth most where people will look."""
+
+    model_config = ConfigDict(extra="forbid")
+    pipeline: str = "strong-default"
+    sample: int = Field(ge=1)
+    change: int = Field(default=3, ge=1)  # hyperparameters that are drawn anew in each
+    seed: int = 0
+
+
 class Pipelines(BaseModel):
     model_config = ConfigDict(extra="forbid")
     sample: int = Field(default=0, ge=0)
     seed: int = 0
     include: list[str] = []
+    around: Around | None = None
 
 
 class BudgetChanges(BaseModel):
@@ -112,10 +127,27 @@ def make_plan(sweep: Sweep) -> Plan:
 
 
 def _pipelines(wanted: Pipelines, space: Space) -> list[Pipeline]:
-    """The named ones first, then the sample; each once."""
+    """The named ones first, then the samples; each once."""
     named = [load_pipeline(name, space) for name in wanted.include]
     sampled = space.sample(wanted.sample, wanted.seed) if wanted.sample else []
-    return list({pipeline.id: pipeline for pipeline in (*named, *sampled)}.values())
+    near = _near(wanted.around, space) if wanted.around else []
+    return list({pipeline.id: pipeline for pipeline in (*named, *sampled, *near)}.values())
+
+
+def _near(around: Around, space: Space) -> list[Pipeline]:
+    """Distinct pipelines that take `around.change` values, at random places, from a Sobol point each."""
+    centre, rng = load_pipeline(around.pipeline, space), random.Random(around.seed)
+    near: dict[str, Pipeline] = {}
+    for point in space.sample(8 * around.sample, around.seed):
+        shared = sorted(set(point.values) & set(centre.values))
+        changed = {name: point[name] for name in rng.sample(shared, min(around.change, len(shared)))}
+        values = {**centre.values, **changed}
+        pipeline = space.validate({name: value for name, value in values.items() if space.is_active(name, values)})
+        near.setdefault(pipeline.id, pipeline)
+        near.pop(centre.id, None)
+        if len(near) == around.sample:
+            return list(near.values())
+    raise ConfigError(f"pipelines.around: fewer than {around.sample} pipelines differ in {around.change} values")
 
 
 def _runs(
