@@ -155,7 +155,7 @@ def test_recommend_ranks_pipelines_for_a_file(ftmeta: Run, dataset: Path) -> Non
         assert row["cost_s"] > 0
         load_space().validate(row["pipeline"]["values"])
     shown = ftmeta("recommend", dataset, "--top", 3).out
-    assert f"{rows[0]['score']:.3f}" in shown
+    assert f"{rows[0]['score']:.2f}" in shown
     assert document["selector"]["version"] in shown
 
 

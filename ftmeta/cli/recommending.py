@@ -85,23 +85,18 @@ def show_recommendations(console: Console, document: dict[str, Any]) -> None:
         f"[bold]{document['task']['name']}[/bold] on {document['base_model']['name']}, "
         f"by selector {selector['name']} {selector['version']}"
     )
-    listed = table(
-        "", "method", ">rank", "targets", ">rate", ">batch", ">score", ">80 % interval", ">time", ">money", "known as"
-    )
+    listed = table("", "pipeline", ">rate", ">batch", ">score", ">80 % interval", ">time", ">money")
     for place, row in enumerate(document["recommendations"], start=1):
-        values = row["pipeline"]["values"]
+        rate = row["learning_rate"]
         listed.add_row(
             str(place),
-            str(values.get("peft_method", row["pipeline"]["id"])),
-            str(values.get("lora_rank", "–")),
-            str(values.get("target_modules", "–")),
-            "–" if row["learning_rate"] is None else f"{row['learning_rate']:.1e}",
-            str(values.get("batch_size", "–")),
-            f"{row['score']:.3f}",
-            f"{row['score_low']:.3f} to {row['score_high']:.3f}",
+            _in_short(row),
+            "–" if rate is None else f"{rate:.1e}",
+            str(row["pipeline"]["values"].get("batch_size", "–")),
+            f"{row['score']:.2f}",
+            f"{row['score_low']:.2f}–{row['score_high']:.2f}",
             duration(row["cost_s"]),
             money(row["cost_usd"]),
-            row["label"] or "",
         )
     console.print(listed)
     for warning in document["warnings"]:

@@ -16,7 +16,7 @@ from ftmeta.errors import MetaDatasetError
 from ftmeta.metadataset import MetaDataset, join, read
 from ftmeta.surrogates.cost import fit_cost
 from ftmeta.surrogates.history import groups_of, main_hardware
-from ftmeta.surrogates.model import Source, Surrogates
+from ftmeta.surrogates.model import Source, Surrogates, require_place
 from ftmeta.surrogates.performance import fit_performance
 from ftmeta.surrogates.quality import calibrated, leave_one_task_out, quality
 
@@ -59,6 +59,7 @@ def metatrain_to_folder(
 ) -> dict[str, Any]:
     """Meta-trains on the meta-datasets in `metadata`, saves to `out`; the document of `ftmeta metatrain --json`."""
     started = time.perf_counter()
+    require_place(Path(out))  # rather than after minutes of training
     folders = [metadata] if isinstance(metadata, Path | str) else metadata
     surrogates = metatrain(join([read(folder) for folder in folders]), seed=seed, exclude_tasks=exclude_tasks)
     surrogates.save(out)

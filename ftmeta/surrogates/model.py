@@ -106,12 +106,7 @@ class Surrogates:
         from safetensors.numpy import save_file
 
         target = Path(directory)
-        if (
-            target.exists()
-            and not (target / "surrogates.json").is_file()
-            and (target.is_file() or any(target.iterdir()))
-        ):
-            raise UserError(f"{target} exists and holds no surrogates; name a new folder")
+        require_place(target)
         arrays, document = self._to_parts()
         with atomic_path(target) as folder:
             folder.mkdir()
@@ -187,6 +182,12 @@ class Surrogates:
             "pipelines": [dict(pipeline.values) for pipeline in self.pipelines],
         }
         return arrays, document
+
+
+def require_place(target: Path) -> None:
+    """Raises UserError where something is that surrogates must not replace; other surrogates they may."""
+    if target.exists() and not (target / "surrogates.json").is_file() and (target.is_file() or any(target.iterdir())):
+        raise UserError(f"{target} exists and holds no surrogates; name a new folder")
 
 
 _MAP_ARRAYS = ("mean_F", "deviation_F", "low_F", "high_F")

@@ -32,6 +32,7 @@ from ftmeta.surrogates.history import Group
 MIN_TASKS_FOR_METAFEATURES = 8
 MIN_TASKS_FOR_SCALES = 5
 _RIDGES = (1.0, 10.0, 100.0, np.inf)  # inf: the mean over the source tasks
+_PRIOR_SPREAD, _PRIOR_TASKS = 0.5, 2  # a task's location and scale differ by half of the mean one
 _POINT_NOISE = 0.05  # of a run's noise variance: what differs from point to point of one curve
 
 
@@ -184,7 +185,12 @@ def _completed(z_NT: np.ndarray, zero: float) -> tuple[np.ndarray, np.ndarray]:
 def _fit_scale(space: Space, budget: Budget, groups: Sequence[Group], scales_G2: np.ndarray) -> TaskScale:
     mean_2 = scales_G2.mean(axis=0)
     G = len(groups)
-    variance_2 = scales_G2.var(axis=0, ddof=1) * (1 + 1 / G) if G > 1 else (0.5 * scales_G2[0]) ** 2
+    # Of few tasks, the variance between them is mostly chance, and calibration by leaving one out would make up for
+    # that with huge factors. So it starts from a prior worth two tasks (scaled inverse chi-squared: Gelman et al.,
+    # Bayesian Data Analysis, section 2.6).
+    squares_2 = ((scales_G2 - mean_2) ** 2).sum(axis=0)
+    prior_2 = (_PRIOR_SPREAD * mean_2) ** 2
+    variance_2 = (_PRIOR_TASKS * prior_2 + squares_2) / (_PRIOR_TASKS + G - 1) * (1 + 1 / G)
     constant = TaskScale(None, mean_2, np.zeros((0, 2)), variance_2)
     if len({group.task for group in groups}) < MIN_TASKS_FOR_SCALES:
         return constant
