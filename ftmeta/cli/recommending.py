@@ -101,6 +101,12 @@ def show_recommendations(console: Console, document: dict[str, Any]) -> None:
     console.print(listed)
     for warning in document["warnings"]:
         console.print(f"[yellow]note:[/yellow] {warning}", soft_wrap=True)
-    console.print(
-        "The score is the share of the zero-shot loss that finetuning removes; --json has every hyperparameter."
-    )
+    console.print("Score: the share of the zero-shot loss that finetuning removes. --json: all settings.")
+
+
+def _in_short(row: dict[str, Any]) -> str:
+    """`lora 16, all (strong-default)`: what a reader tells pipelines apart by."""
+    values = row["pipeline"]["values"]
+    method = " ".join(str(values[name]) for name in ("peft_method", "lora_rank") if name in values)
+    text = ", ".join(part for part in (method, values.get("target_modules")) if part) or row["pipeline"]["id"]
+    return f"{text} ({row['label']})" if row["label"] else text
