@@ -85,7 +85,7 @@ def show_recommendations(console: Console, document: dict[str, Any]) -> None:
         f"[bold]{document['task']['name']}[/bold] on {document['base_model']['name']}, "
         f"by selector {selector['name']} {selector['version']}"
     )
-    listed = table("", "pipeline", ">rate", ">batch", ">score", ">80 % interval", ">time", ">money")
+    listed = table("", "pipeline", ">rate", ">batch", ">score", ">80 % in", ">time", ">money")
     for place, row in enumerate(document["recommendations"], start=1):
         rate = row["learning_rate"]
         listed.add_row(
