@@ -73,7 +73,11 @@ FEATURES: dict[str, str] = {
 
 
 def metafeatures(task: Task, tokenizer: Tokenizer) -> dict[str, float]:
-    """The features of `task`, keyed and ordered as FEATURES; finite numbers, equal on every machine."""
+    """The features of `task`, keyed and ordered as FEATURES; finite numbers.
+
+    Compressed sizes depend on the zlib at hand, and what is a letter or a word on Python's Unicode tables; so between
+    machines a few of the numbers may differ a little.
+    """
     train, validation = task.train[:SAMPLE], task.validation[:SAMPLE]
     scale = len(task.train) / len(train)
     prompts, answers = prompt_tokens(train, tokenizer), completion_tokens(train, tokenizer)

@@ -100,21 +100,21 @@ def write(
     space: Space,
     metafeatures: MetaFeatures,
     base_models: Mapping[str, BaseModelInfo | None],
-    hardware: HardwareProfile | None,
+    hardware: Mapping[str, HardwareProfile | None],
     budget: Budget,
     name: str | None = None,
 ) -> dict[str, Any]:
     """Writes the meta-dataset of `results` into `directory` and returns its manifest.
 
     `metafeatures` has an entry for each (task, base model) of the results, which may be empty; `base_models` one for
-    each base model (None: nothing but its name is known); `hardware` is the profile of the device that made them (None:
-    not known). Other files in the folder are left alone. Raises
-    MetaDatasetError for no runs, duplicate runs, and runs that do not fit `space` or `budget`.
+    each base model (None: nothing but its name is known), and `hardware` one for each device that the runs name (None:
+    it has no profile). Other files in the folder are left alone. Raises MetaDatasetError for no runs, duplicate runs,
+    and runs that do not fit `space` or `budget`.
     """
     from ftmeta.metadataset.tables import curves_table, runs_table, tasks_table
 
     kept = list(results)
-    _check(kept, space, metafeatures, base_models, budget)
+    _check(kept, space, metafeatures, base_models, hardware, budget)
     pairs = {(result.run.task, result.run.base_model) for result in kept}
     models = {result.run.base_model for result in kept}
     tables = {
@@ -126,7 +126,7 @@ def write(
         "budget": asdict(budget),
         "base_models": {model: _model_entry(base_models[model]) for model in sorted(models)},
         "hardware": {
-            device: None if hardware is None else asdict(hardware)
+            device: None if (profile := hardware[device]) is None else asdict(profile)
             for device in sorted({result.run.device for result in kept})
         },
     }
@@ -190,29 +190,21 @@ def describe(directory: Path | str) -> dict[str, Any]:
     }
 
 
-def merge(directories: Sequence[Path | str], out: Path | str, name: str | None = None) -> dict[str, Any]:
-    """Joins meta-datasets as `join` does, and writes the result into `out`. Returns the manifest."""
-    tables, space, facts = _joined([read(directory) for directory in directories])
-    return _write_tables(Path(out), tables, space, facts, name or Path(out).resolve().name)
-
-
 def join(parts: Sequence[MetaDataset]) -> MetaDataset:
     """Meta-datasets of one space and budget as one; a run that is in several is kept once.
 
-    Raises MetaDatasetError where spaces or budgets differ (their runs could not be compared), or where two parts
-    describe the same task or base model differently. Where they describe a device differently, the first one counts.
+    Raises MetaDatasetError where spaces or budgets differ (their runs could not be compared), or where the same name
+    stands for tasks or base models of different content. What is computed of them (meta-features, reference learning
+    rates) may differ a little from machine to machine, and profiles of hardware change; there the first part counts.
     """
-    if len(parts) == 1:
-        return parts[0]
-    return _dataset(*_joined(parts), name="+".join(dict.fromkeys(part.name for part in parts)))
-
-
-def _joined(parts: Sequence[MetaDataset]) -> tuple[dict[str, pa.Table], Space, dict[str, Any]]:
     import pyarrow as pa
 
     if not parts:
         raise MetaDatasetError("no meta-dataset to join; name at least one folder")
+    if len(parts) == 1:
+        return parts[0]
     first = parts[0]
+    content: dict[tuple[str, ...], tuple[str, Any]] = {}  # what has a name -> the first part with it, its fingerprint
     models: dict[str, Any] = {}
     hardware: dict[str, Any] = {}
     for part in parts:
@@ -222,19 +214,37 @@ def _joined(parts: Sequence[MetaDataset]) -> tuple[dict[str, pa.Table], Space, d
                     f"meta-dataset '{part.name}' has another {what} than '{first.name}' ({part.manifest[what]} and "
                     f"{first.manifest[what]}); runs of different {what} cannot be compared, so keep them apart"
                 )
+        for named, made_of in _contents(part).items():
+            other, known = content.setdefault(named, (part.name, made_of))
+            if known != made_of:
+                raise MetaDatasetError(
+                    f"{' '.join(named)} has another content in meta-dataset '{part.name}' than in '{other}' (their "
+                    "fingerprints differ), so their runs cannot be compared; give one of them another name"
+                )
         for model, entry in part.manifest["base_models"].items():
-            if models.setdefault(model, entry) != entry:
-                raise MetaDatasetError(f"base model '{model}' differs between the meta-datasets; rename one of them")
+            models.setdefault(model, entry)
         for device, profile in part.manifest["hardware"].items():
             hardware.setdefault(device, profile)
     tables = {}
     for table, key in (("runs", ["run_id"]), ("curves", ["run_id", "fidelity"]), ("tasks", ["task", "base_model"])):
-        joined = _sorted_unique([getattr(part, table) for part in parts], key, table)
+        joined = _sorted_unique([getattr(part, table) for part in parts], key)
         tables[table] = pa.Table.from_pandas(joined, schema=_schema(table, first.space, joined), preserve_index=False)
-    return tables, first.space, {"budget": first.manifest["budget"], "base_models": models, "hardware": hardware}
+    facts = {"budget": first.manifest["budget"], "base_models": models, "hardware": hardware}
+    return _dataset(tables, first.space, facts, name="+".join(dict.fromkeys(part.name for part in parts)))
 
 
-def _sorted_unique(frames: list[pd.DataFrame], key: list[str], table: str) -> pd.DataFrame:
+def _contents(part: MetaDataset) -> dict[tuple[str, ...], Any]:
+    """What the names in a meta-dataset stand for: the fingerprints of its base models, and of its tasks."""
+    contents: dict[tuple[str, ...], Any] = {
+        ("base model", model): entry["fingerprint"] for model, entry in part.manifest["base_models"].items()
+    }
+    columns = [part.runs[name] for name in ("task", "base_model", "task_fingerprint", "base_model_fingerprint")]
+    for task, model, *made_of in sorted(set(zip(*columns, strict=True))):
+        contents.setdefault(("task", task, "with", model), []).append(made_of)
+    return contents
+
+
+def _sorted_unique(frames: list[pd.DataFrame], key: list[str]) -> pd.DataFrame:
     import pandas as pd
 
     joined = pd.concat([frame.dropna(axis=1, how="all") for frame in frames], ignore_index=True)
@@ -242,14 +252,6 @@ def _sorted_unique(frames: list[pd.DataFrame], key: list[str], table: str) -> pd
         if column not in joined:
             joined[column] = None
     joined = joined[list(dict.fromkeys(column for frame in frames for column in frame.columns))]
-    if table == "tasks":
-        distinct = joined.drop_duplicates()
-        twice = distinct[distinct.duplicated(key)]
-        if len(twice):
-            raise MetaDatasetError(
-                f"task '{twice.iloc[0]['task']}' has different meta-features in the meta-datasets; "
-                "they are different tasks, so give one of them another name"
-            )
     return joined.drop_duplicates(key).sort_values(key, ignore_index=True)
 
 
@@ -268,6 +270,7 @@ def _check(
     space: Space,
     metafeatures: MetaFeatures,
     base_models: Mapping[str, BaseModelInfo | None],
+    hardware: Mapping[str, HardwareProfile | None],
     budget: Budget,
 ) -> None:
     if not results:
@@ -290,6 +293,8 @@ def _check(
             raise MetaDatasetError(f"no meta-features are given for task '{run.task}' with '{run.base_model}'")
         if run.base_model not in base_models:
             raise MetaDatasetError(f"base model '{run.base_model}' of run {run.run_id} is not described")
+        if run.device not in hardware:
+            raise MetaDatasetError(f"the hardware of device '{run.device}' of run {run.run_id} is not given")
 
 
 def _model_entry(info: BaseModelInfo | None) -> dict[str, Any]:

@@ -13,16 +13,18 @@ import math
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ftmeta.costs import usd_of
 from ftmeta.errors import MetaDatasetError
-from ftmeta.hardware import load_hardware
+from ftmeta.hardware import profile_of
 from ftmeta.metadataset import Ledger, write
-from ftmeta.orchestrate.execution import FAILED, State, connected, hardware_of, run_all, stopped_by_signals, usd_of
+from ftmeta.orchestrate.execution import FAILED, State, connected, run_all, stopped_by_signals
 from ftmeta.orchestrate.progress import Totals
 from ftmeta.orchestrate.sweep import Plan, Sweep, load_sweep, make_plan
-from ftmeta.schema import RunResult, Status
+from ftmeta.schema import RunResult
 from ftmeta.tracking import Sweep as TrackedSweep
 from ftmeta.tracking import Tracker, tracker
 
@@ -64,7 +66,7 @@ def collect(
     """
     plan = make_plan(sweep)
     ledger = Ledger(out / "ledger")
-    found = _found(plan, ledger)
+    found = {result.run.run_id: result.run.status for result in _whole(plan, ledger, "it is run again now")}
     again = FAILED if retry_failed else frozenset()
     pending = [spec for spec in plan.runs if spec.run_id not in found or found[spec.run_id] in again]
     tracking = (tracked or Tracker(None, "")).sweep(
@@ -97,17 +99,15 @@ def collect(
 # --- what there is already, and what comes of it ----------------------------------------------------------------------
 
 
-def _found(plan: Plan, ledger: Ledger) -> dict[str, Status]:
-    """The planned runs that the ledger has, with their status. A torn file counts as none and is replaced."""
-    statuses: dict[str, Status] = {}
+def _whole(plan: Plan, ledger: Ledger, otherwise: str) -> Iterator[RunResult]:
+    """The planned runs that the ledger has. A torn file counts as none, with a warning of what happens `otherwise`."""
     there = ledger.run_ids()
     for spec in plan.runs:
         if spec.run_id in there:
             try:
-                statuses[spec.run_id] = ledger.get(spec.run_id).run.status
+                yield ledger.get(spec.run_id)
             except MetaDatasetError as error:
-                log.warning("%s; it is run again now", error)
-    return statuses
+                log.warning("%s; %s", error, otherwise)
 
 
 def _compact(plan: Plan, ledger: Ledger, out: Path, tracking: TrackedSweep) -> list[RunResult]:
@@ -115,14 +115,11 @@ def _compact(plan: Plan, ledger: Ledger, out: Path, tracking: TrackedSweep) -> l
     from ftmeta.metafeatures import metafeatures
     from ftmeta.models import fast_tokenizer
 
-    there = ledger.run_ids()
-    results = [ledger.get(spec.run_id) for spec in plan.runs if spec.run_id in there]
+    results = list(_whole(plan, ledger, "the tables are without it"))
     for result in results:
         tracking.log(result)  # those that an earlier submission could not send; the others are known to be there
     if results:
         tokenizer = fast_tokenizer(plan.base_model)
-        device = next((result.run.device for result in results if result.run.device != "unknown"), "unknown")
-        hardware = hardware_of(device)
         write(
             out,
             results,
@@ -131,7 +128,7 @@ def _compact(plan: Plan, ledger: Ledger, out: Path, tracking: TrackedSweep) -> l
                 (name, plan.base_model.name): metafeatures(task, tokenizer) for name, task in plan.tasks.items()
             },
             base_models={plan.base_model.name: plan.base_model},
-            hardware=None if hardware is None else load_hardware(hardware),
+            hardware={device: profile_of(device) for device in {result.run.device for result in results}},
             budget=plan.budget,
             name=plan.sweep.name,
         )

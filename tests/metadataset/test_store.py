@@ -12,7 +12,7 @@ import pytest
 
 from ftmeta.errors import MetaDatasetError
 from ftmeta.hardware import load_hardware
-from ftmeta.metadataset import describe, join, merge, read, write
+from ftmeta.metadataset import describe, join, read, write
 from ftmeta.schema import RunResult
 from ftmeta.space import load_space, parse_space
 from tests.surrogates.synthetic import BASE_MODEL, HARDWARE, run_result, sweep, task_metafeatures
@@ -24,7 +24,7 @@ FACTS: dict[str, Any] = {
     "space": SPACE,
     "metafeatures": {(task, BASE_MODEL.name): mf for task, mf in TASKS.items()},
     "base_models": {BASE_MODEL.name: BASE_MODEL},
-    "hardware": HARDWARE,
+    "hardware": {"cpu": HARDWARE},
     "budget": SPACE.budget(),
 }
 
@@ -98,31 +98,63 @@ def test_the_card_estimates_noise_from_replicates(tmp_path: Path) -> None:
     assert "Noise: 0.0200" in (tmp_path / "card.md").read_text()
 
 
-def test_merge_keeps_each_run_once(tmp_path: Path) -> None:
-    whole = write(tmp_path / "whole", RESULTS, name="x", **FACTS)
+def test_join_keeps_each_run_once(tmp_path: Path) -> None:
+    write(tmp_path / "whole", RESULTS, **FACTS)
     write(tmp_path / "a", RESULTS[:7], **FACTS)
     write(tmp_path / "b", RESULTS[5:], **FACTS)
-    merged = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "merged", name="x")
-    assert merged["fingerprint"] == whole["fingerprint"]
-    assert read(tmp_path / "merged").pipelines() == read(tmp_path / "whole").pipelines()
+    joined, whole = join([read(tmp_path / "a"), read(tmp_path / "b")]), read(tmp_path / "whole")
+    assert joined.fingerprint == whole.fingerprint
+    assert joined.pipelines() == whole.pipelines()
 
 
-def test_merge_refuses_what_cannot_be_compared(tmp_path: Path) -> None:
+def test_join_refuses_what_cannot_be_compared(tmp_path: Path) -> None:
     write(tmp_path / "a", RESULTS[:6], **FACTS)
     write(tmp_path / "b", RESULTS[6:], **{**FACTS, "budget": SPACE.budget(eval_examples=50)})
     with pytest.raises(MetaDatasetError, match="another budget"):
-        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
-    other = {key: {**mf, "zero_shot_nll": 9.0} for key, mf in FACTS["metafeatures"].items()}
-    write(tmp_path / "c", RESULTS[:6], **{**FACTS, "metafeatures": other})
-    with pytest.raises(MetaDatasetError, match="different meta-features"):
-        merge([tmp_path / "a", tmp_path / "c"], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        join([read(tmp_path / "a"), read(tmp_path / "b")])
+    for what, said in (("task_fingerprint", "task task0"), ("base_model_fingerprint", "task task0")):
+        changed = [RunResult(replace(one.run, **{what: "another"}), one.curve) for one in RESULTS[:6]]
+        write(tmp_path / what, changed, **FACTS)
+        with pytest.raises(MetaDatasetError, match=f"{said} with {BASE_MODEL.name} has another content"):
+            join([read(tmp_path / "a"), read(tmp_path / what)])
+    write(
+        tmp_path / "d", RESULTS[6:], **{**FACTS, "base_models": {BASE_MODEL.name: replace(BASE_MODEL, fingerprint="")}}
+    )
+    with pytest.raises(MetaDatasetError, match=f"base model {BASE_MODEL.name} has another content"):
+        join([read(tmp_path / "a"), read(tmp_path / "d")])
+
+
+def test_what_machines_compute_a_little_differently_can_be_joined(tmp_path: Path) -> None:
+    write(tmp_path / "a", RESULTS[:6], **FACTS)
+    features = {key: {**mf, "zero_shot_nll": mf["zero_shot_nll"] + 1e-9} for key, mf in FACTS["metafeatures"].items()}
+    model = replace(BASE_MODEL, reference_lr=BASE_MODEL.reference_lr * (1 + 1e-15))
+    write(
+        tmp_path / "b",
+        RESULTS[:8],
+        **{**FACTS, "metafeatures": features, "base_models": {BASE_MODEL.name: model}},
+    )
+    joined = join([read(tmp_path / "a"), read(tmp_path / "b")])
+    pairs = [(task, BASE_MODEL.name) for task in ("task0", "task1")]
+    assert joined.metafeatures() == {pairs[0]: FACTS["metafeatures"][pairs[0]], pairs[1]: features[pairs[1]]}
+    assert joined.manifest["base_models"] == read(tmp_path / "a").manifest["base_models"]
+
+
+def test_a_mixed_cluster_s_devices_are_kept_apart(tmp_path: Path) -> None:
+    mixed = [
+        RunResult(replace(one.run, device=device), one.curve)
+        for one, device in zip(RESULTS, 4 * ["cpu", "NVIDIA L4", "unknown"], strict=True)
+    ]
+    l4 = load_hardware("l4")
+    write(tmp_path / "a", mixed, **{**FACTS, "hardware": {"cpu": HARDWARE, "NVIDIA L4": l4, "unknown": None}})
+    assert read(tmp_path / "a").hardware == {"cpu": HARDWARE, "NVIDIA L4": l4}
+    with pytest.raises(MetaDatasetError, match="the hardware of device 'NVIDIA L4'"):
+        write(tmp_path / "b", mixed, **FACTS)
 
 
 def test_runs_of_several_devices_can_be_joined(tmp_path: Path) -> None:
     write(tmp_path / "a", RESULTS[:6], **FACTS)
     gpu = [RunResult(replace(one.run, device="NVIDIA L4"), one.curve) for one in RESULTS[6:]]
-    write(tmp_path / "b", gpu, **{**FACTS, "hardware": load_hardware("l4")})
+    write(tmp_path / "b", gpu, **{**FACTS, "hardware": {"NVIDIA L4": load_hardware("l4")}})
     joined = join([read(tmp_path / "a"), read(tmp_path / "b")])
     assert {device: profile.name for device, profile in joined.hardware.items()} == {
         "cpu": "cpu-core",
@@ -130,7 +162,6 @@ def test_runs_of_several_devices_can_be_joined(tmp_path: Path) -> None:
     }
     assert joined.name == "a+b"
     assert len(joined.runs) == 12
-    assert joined.fingerprint == merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")["fingerprint"]
     alone = read(tmp_path / "a")
     assert join([alone]) is alone
 

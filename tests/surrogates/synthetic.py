@@ -147,7 +147,7 @@ def write_sweep(folder: Path, n_tasks: int, n_pipelines: int, *, seed: int = 0, 
         "space": space,
         "metafeatures": {(task, BASE_MODEL.name): mf for task, mf in tasks.items()},
         "base_models": {BASE_MODEL.name: BASE_MODEL},
-        "hardware": HARDWARE,
+        "hardware": {"cpu": HARDWARE},
         "budget": space.budget(),
         "name": "synthetic",
     }

@@ -185,11 +185,17 @@ def test_metatrain_to_folder_reports(tmp_path: Path) -> None:
     assert Surrogates.load(tmp_path / "out").tasks == ["task0", "task2"]
 
 
+def test_an_occupied_folder_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds no surrogates; name a new folder"):
+        metatrain_to_folder(tmp_path / "absent", tmp_path)
+
+
 def test_several_meta_datasets_are_learned_from_together(tmp_path: Path) -> None:
     results = sweep(3, 12)
     write_sweep(tmp_path / "a", 3, 12, results=results[:20])
     gpu = [RunResult(replace(one.run, device="NVIDIA L4"), one.curve) for one in results[20:]]
-    write_sweep(tmp_path / "b", 3, 12, results=gpu, hardware=load_hardware("l4"))
+    write_sweep(tmp_path / "b", 3, 12, results=gpu, hardware={"NVIDIA L4": load_hardware("l4")})
     document = metatrain_to_folder([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
     assert (document["runs"], document["tasks"]) == (36, 3)
     hardware = Surrogates.load(tmp_path / "out").hardware
@@ -297,7 +303,7 @@ def test_a_foreign_space_without_metafeatures(tmp_path: Path) -> None:
         space=space,
         metafeatures={(task, "unknown"): {} for task in ("a", "b", "c")},
         base_models={"unknown": None},
-        hardware=None,
+        hardware={"theirs": None},
         budget=space.budget(),
     )
     surrogates = metatrain(read(tmp_path / "meta"))
