@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_smollm2_not_fetched_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_without_gguf_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FTMETA_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "ftmeta\[smollm2\]"'):
+    with pytest.raises(MissingDependencyError, match="gguf; install it with: pip install gguf"):
         models.fetch("smollm2-135m")
 
 
@@ -128,10 +129,17 @@ def test_without_gguf_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     [
         (lambda path: (path / "config.json").unlink(), "is no base model: it has no config.json"),
         (lambda path: (path / "config.json").write_text("{"), "is not JSON"),
-        (lambda path: (path / "config.json").write_text('{"model_type": "t5"}'), "'hidden_size' is None"),
+        (
+            lambda path: (path / "config.json").write_text('{"model_type": "t5"}'),
+            "the architecture is None, wanted one",
+        ),
+        (lambda path: _change_config(path, architectures=["T5ForConditionalGeneration"]), "T5ForConditionalGeneration"),
+        (lambda path: _change_config(path, hidden_size=None), "'hidden_size' is None"),
         (lambda path: (path / "tokenizer.json").unlink(), "has no tokenizer.json"),
         (lambda path: (path / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda path: (path / "model.safetensors").write_bytes(b"\xff" * 100), "is torn"),
+        (lambda path: (path / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"no"), "is damaged"),
+        (lambda path: (path / "model.safetensors.index.json").write_text("[]"), "is damaged"),
     ],
 )
 def test_broken_folders(folder: Path, tmp_path: Path, spoil: object, message: str) -> None:
@@ -142,6 +150,41 @@ def test_broken_folders(folder: Path, tmp_path: Path, spoil: object, message: st
         models.resolve(str(tmp_path))
 
 
+def _change_config(path: Path, **changes: object) -> None:
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    (path / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
+
+
+def test_the_hub_cache_is_listed_without_what_is_damaged_or_outdated(folder: Path, tmp_path: Path) -> None:
+    def cached(name: str, *commits: str) -> Path:
+        """A model as the hub's client keeps it, `commits` in the order they were fetched in."""
+        place = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        for commit in commits:
+            shutil.copytree(folder, place / "snapshots" / commit)
+        (place / "refs").mkdir()
+        (place / "refs" / "main").write_text(commits[-1])
+        return place / "snapshots" / commits[-1]
+
+    newest = cached("org/good", "b" * 40, "a" * 40)
+    (cached("org/torn", "c" * 40) / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"no")
+    (cached("org/lost", "d" * 40) / "config.json").unlink()
+    _change_config(cached("org/masked", "e" * 40), architectures=["BertForMaskedLM"])
+    code = (
+        "import json; from ftmeta import models; print(json.dumps([(row['name'], row['path']) for row in "
+        "models.list_base_models() if '/' in row['name']])); assert models.models_here()[-1].fingerprint == ''"
+    )
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert json.loads(done.stdout) == [["org/good", str(newest)]]
+
+
+def test_a_broken_tokenizer_is_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
+        models.fast_tokenizer(models.resolve(str(tmp_path / "model")))
+
+
 def test_loading(folder: Path, tmp_path: Path) -> None:
     loaded = models.load(models.resolve(str(folder)))
     assert not loaded.model.training
@@ -149,7 +192,7 @@ def test_loading(folder: Path, tmp_path: Path) -> None:
     assert loaded.model.dtype == torch.float32
     assert models.load(loaded.info, dtype="bfloat16").model.dtype == torch.bfloat16
     if not torch.cuda.is_available():
-        with pytest.raises(ModelError, match="no CUDA device"):
+        with pytest.raises(ModelError, match="torch finds 0 CUDA devices"):
             models.load(loaded.info, device="cuda")
     for file in folder.iterdir():
         if file.name != "chat_template.jinja":

@@ -7,7 +7,7 @@ A base model is added by one line in catalog.py's table (and, when it has to be 
 `trust_remote_code` is never on: a model that needs code of its own is refused.
 """
 
-from ftmeta.models.catalog import fetch, list_base_models, resolve
+from ftmeta.models.catalog import fetch, list_base_models, models_here, resolve
 from ftmeta.models.describe import describe, reference_lr
 from ftmeta.models.load import LoadedModel, fast_tokenizer, load
 
@@ -18,6 +18,7 @@ __all__ = [
     "fetch",
     "list_base_models",
     "load",
+    "models_here",
     "reference_lr",
     "resolve",
 ]

@@ -15,7 +15,7 @@ from typing import Any
 from ftmeta.errors import ModelError
 from ftmeta.files import DATA, cache_dir
 from ftmeta.models import hub, smollm2
-from ftmeta.models.describe import describe, reference_lr
+from ftmeta.models.describe import describe, outline, reference_lr
 from ftmeta.schema import BaseModelInfo
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -70,22 +70,25 @@ def list_base_models() -> list[dict[str, Any]]:
 
     Keys: name, parameters, hidden_size, reference_lr, path (None: not on this machine), licence.
     """
-    rows = []
-    for name, known in _KNOWN.items():
-        if known.folder().is_dir():
-            rows.append(_row(describe(known.folder(), name)))
-        elif known.hidden_size is not None:
-            rows.append(
-                {
-                    "name": name,
-                    "parameters": known.parameters,
-                    "hidden_size": known.hidden_size,
-                    "reference_lr": reference_lr(known.hidden_size),
-                    "path": None,
-                    "licence": "Apache-2.0",
-                }
-            )
-    return rows + [_row(info) for info in hub.cached_models()]
+    absent = [
+        {
+            "name": name,
+            "parameters": known.parameters,
+            "hidden_size": known.hidden_size,
+            "reference_lr": reference_lr(known.hidden_size),
+            "path": None,
+            "licence": "Apache-2.0",
+        }
+        for name, known in _KNOWN.items()
+        if known.hidden_size is not None and not known.folder().is_dir()
+    ]
+    return [_row(info) for info in models_here()] + absent
+
+
+def models_here() -> list[BaseModelInfo]:
+    """The base models on this machine, the known ones and those in the hub's cache, without their fingerprints."""
+    known = [outline(known.folder(), name) for name, known in _KNOWN.items() if known.folder().is_dir()]
+    return [*known, *hub.cached_models()]
 
 
 def _row(info: BaseModelInfo) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """A model folder -> BaseModelInfo, from config.json and the headers of the safetensors files alone.
 
 In: a folder as `save_pretrained` writes it. Out: its shape, fingerprint, reference learning rate and licence. No
-tensor is read and neither torch nor transformers is imported, so this takes milliseconds even for large models
-(the fingerprint of large files is kept in the cache by size and modification time).
+tensor is read and neither torch nor transformers is imported, so `outline` takes milliseconds even for large models.
+`describe` adds the fingerprint, which takes a pass over all files; for large ones it is kept in the cache by size and
+modification time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import math
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,23 @@ def reference_lr(hidden_size: int) -> float:
 
 def describe(folder: Path | str, name: str) -> BaseModelInfo:
     """Describes the model in `folder`. Raises ModelError naming the file that is missing or malformed."""
+    outlined = outline(folder, name)
+    files = [Path(outlined.path) / file for file in _TEXT_FILES]
+    weights = weight_files(Path(outlined.path))
+    return replace(outlined, fingerprint=_fingerprint([*weights, *(file for file in files if file.is_file())]))
+
+
+def outline(folder: Path | str, name: str) -> BaseModelInfo:
+    """`describe` without the fingerprint, which is left empty: enough to list models and to recommend for them."""
     folder = Path(folder).resolve()
+    try:
+        return _outline(folder, name)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelError(f"the base model in {folder} is damaged ({said}); fetch it again") from None
+
+
+def _outline(folder: Path, name: str) -> BaseModelInfo:
     config = _config(folder)
     weights = weight_files(folder)
     if not (folder / "tokenizer.json").is_file():
@@ -51,7 +69,7 @@ def describe(folder: Path | str, name: str) -> BaseModelInfo:
             context_length=_number(config, folder, "max_position_embeddings"),
         ),
         reference_lr=reference_lr(hidden_size),
-        fingerprint=_fingerprint([*weights, *(folder / file for file in _TEXT_FILES if (folder / file).is_file())]),
+        fingerprint="",
         licence=_licence(folder),
     )
 
@@ -85,6 +103,12 @@ def _config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not JSON ({error}); fetch the model again") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds no JSON object; fetch the model again")
+    architecture = next(iter(config.get("architectures") or ()), None)
+    if not str(architecture).endswith("ForCausalLM"):
+        raise ModelError(
+            f"{path}: the architecture is {architecture}, wanted one that ends with ForCausalLM; ftmeta finetunes "
+            "decoder-only language models"
+        )
     return config
 
 
@@ -92,10 +116,7 @@ def _number(config: dict[str, Any], folder: Path, key: str) -> int:
     value = config.get(key)
     if not isinstance(value, int):
         kind = config.get("model_type", "unknown")
-        raise ModelError(
-            f"{folder / 'config.json'}: '{key}' is {value!r}, wanted a number (model type '{kind}'; ftmeta finetunes "
-            "decoder-only language models)"
-        )
+        raise ModelError(f"{folder / 'config.json'}: '{key}' is {value!r}, wanted a number (model type '{kind}')")
     return value
 
 
@@ -127,5 +148,7 @@ def _licence(folder: Path) -> str:
     card = folder / "README.md"
     if not card.is_file():
         return "unknown"
-    found = re.search(r"^license:\s*['\"]?([^'\"\n]+?)['\"]?\s*$", card.read_text(encoding="utf-8"), re.MULTILINE)
+    found = re.search(
+        r"^license:\s*['\"]?([^'\"\n]+?)['\"]?\s*$", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+    )
     return found.group(1) if found else "unknown"

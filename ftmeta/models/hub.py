@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ftmeta.errors import ModelError
-from ftmeta.models.describe import describe
+from ftmeta.models.describe import outline
 from ftmeta.schema import BaseModelInfo
 
 # Weights as safetensors, tokenizer and configuration; no code, which would not be run, and no pickles.
@@ -42,12 +42,17 @@ def snapshot(name: str) -> Path:
 
 
 def cached_models() -> Iterator[BaseModelInfo]:
-    """Describes the usable base models in the hub's cache; what is no decoder-only model is passed over."""
+    """Outlines the usable base models in the hub's cache, each as it was fetched last, which is what `snapshot` gives.
+
+    What is no decoder-only model, or damaged, is passed over.
+    """
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    for folder in sorted(Path(HF_HUB_CACHE).glob("models--*--*/snapshots/*")):
-        _, organisation, name = folder.parent.parent.name.split("--", 2)
+    for ref in sorted(Path(HF_HUB_CACHE).glob("models--*--*/refs/main")):
+        folder = ref.parents[1]
+        _, organisation, name = folder.name.split("--", 2)
         try:
-            yield describe(folder, f"{organisation}/{name}")
-        except ModelError:
-            continue
+            commit = ref.read_text(encoding="utf-8").strip()
+            yield outline(folder / "snapshots" / commit, f"{organisation}/{name}")
+        except (ModelError, ValueError, OSError) as error:
+            logging.getLogger(__name__).debug("%s is passed over: %s", folder, error)

@@ -61,4 +61,10 @@ def fast_tokenizer(info: BaseModelInfo) -> tokenizers.Tokenizer:
     """The tokenizer alone, without transformers or torch: for counting tokens."""
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(Path(info.path) / "tokenizer.json"))
+    path = Path(info.path) / "tokenizer.json"
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the package has no class of its own for it
+        raise ModelError(
+            f"{path} cannot be read ({' '.join(str(error).split())[:200]}); fetch the model again"
+        ) from None

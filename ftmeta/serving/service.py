@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftmeta.errors import ConfigError, DataError, FtmetaError, UserError
+from ftmeta.errors import ConfigError, DataError, FtmetaError, ModelError, UserError
 from ftmeta.hardware import CPU, detect, list_hardware, load_hardware
 from ftmeta.metafeatures import metafeatures
-from ftmeta.models import describe, fast_tokenizer, list_base_models
+from ftmeta.models import fast_tokenizer, models_here
 from ftmeta.schema import BaseModelInfo
 from ftmeta.selector import Selector, recommendation_document
 from ftmeta.serving.metrics import Metrics
@@ -58,9 +58,7 @@ class Answering:
 
     def __init__(self, selector: Selector, base_models: Sequence[BaseModelInfo]) -> None:
         self.selector = selector
-        self._models: dict[str, tuple[BaseModelInfo, Tokenizer]] = {
-            info.name: (info, fast_tokenizer(info)) for info in base_models
-        }
+        self._models = _with_tokenizers(base_models)
         if not self._models:
             raise ConfigError("no base model lies on this machine; fetch one with: ftmeta models fetch smollm2-135m")
         of_selector = [name for name in self._models if name in selector.surrogates.base_models]
@@ -163,7 +161,7 @@ class Service:
     ) -> None:
         """`base_models` None: those that lie on this machine."""
         self._metrics = metrics
-        self._base_models = _base_models_here() if base_models is None else base_models
+        self._base_models = models_here() if base_models is None else base_models
         self._refused = False
         self._answering = Answering(selector, self._base_models)
         metrics.show_selector(self.name, self.version)
@@ -208,8 +206,15 @@ class Service:
         self._answering.check()
 
 
-def _base_models_here() -> list[BaseModelInfo]:
-    return [describe(row["path"], row["name"]) for row in list_base_models() if row["path"] is not None]
+def _with_tokenizers(base_models: Sequence[BaseModelInfo]) -> dict[str, tuple[BaseModelInfo, Tokenizer]]:
+    """By name. A model whose tokenizer cannot be read is left out, with a line in the log; the others are served."""
+    usable = {}
+    for info in base_models:
+        try:
+            usable[info.name] = (info, fast_tokenizer(info))
+        except ModelError as error:
+            log.warning(json.dumps({"event": "base model left out", "base_model": info.name, "reason": str(error)}))
+    return usable
 
 
 def _hardware_here() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,16 @@ def test_the_canary_passes_and_notices_a_changed_answer(selector: Selector, base
 def test_without_a_base_model_there_is_no_service(selector: Selector) -> None:
     with pytest.raises(ConfigError, match="ftmeta models fetch"):
         Service(selector, Metrics("test"), [])
+
+
+def test_a_model_with_a_broken_tokenizer_is_left_out(
+    selector: Selector, base_models: list[BaseModelInfo], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    broken = replace(base_models[0], name="broken", path=str(tmp_path))
+    described = Service(selector, Metrics("test"), [broken, *base_models]).describe()
+    assert [model["name"] for model in described["base_models"]] == [info.name for info in base_models]
+    assert "fetch the model again" in caplog.text
 
 
 def test_answering_imports_nothing_heavy(

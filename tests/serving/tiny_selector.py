@@ -44,6 +44,7 @@ def make_base_model(folder: Path) -> BaseModelInfo:
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "model_type": "phi3",
+        "architectures": ["Phi3ForCausalLM"],
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
@@ -71,7 +72,7 @@ def make_selector(folder: Path, info: BaseModelInfo, *, seed: int = 0) -> Path:
         space=SPACE,
         metafeatures={(name, info.name): found for name, found in features.items()},
         base_models={info.name: info},
-        hardware=HARDWARE,
+        hardware={"cpu": HARDWARE},
         budget=SPACE.budget(),
         name=f"tiny-{seed}",
     )
