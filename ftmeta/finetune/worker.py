@@ -49,11 +49,12 @@ from ftmeta.finetune.data import (
 from ftmeta.finetune.loss import training_loss
 from ftmeta.finetune.neftune import Noise
 from ftmeta.finetune.optim import lr_factor, make_optimizer, set_learning_rate
-from ftmeta.finetune.provenance import code_version, device_name, library_versions
+from ftmeta.finetune.provenance import device_name, library_versions
 from ftmeta.finetune.randomness import Randomness
 from ftmeta.finetune.settings import settings_of
 from ftmeta.models import LoadedModel
 from ftmeta.schema import Budget, CurvePoint, Pipeline, RunResult, RunRow, RunSpec, Split, Status, Task
+from ftmeta.version import code_version
 
 _MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}  # rows x padded length of one forward pass with gradients
 _EVALUATION_TOKENS = {"cpu": 1024, "cuda": 131072}  # and of one without

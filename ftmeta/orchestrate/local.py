@@ -23,7 +23,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,9 +33,11 @@ import typer
 from ftmeta.errors import FtmetaError
 from ftmeta.files import write_json
 from ftmeta.orchestrate.shell import exit_codes, state_dir
+from ftmeta.version import VARIABLE, code_version
 
 MARK = "FTMETA_CLUSTER_ID"  # every process of a cluster inherits it: how `stop` knows its own
-_OF_ANOTHER_CLUSTER = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_HEADERS"}
+# Variables that would lead a client to another cluster than the one it wants.
+OF_ANOTHER_CLUSTER = frozenset({"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_HEADERS"})
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,29 @@ class LocalCluster:
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
         }
 
+    def client_environment(self) -> dict[str, str]:
+        """This process's environment as a client of the cluster needs it: nothing in it names another cluster."""
+        own = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER_CLUSTER}
+        return {**own, **self.environment}
+
 
 def find(state: Path | None = None) -> LocalCluster | None:
-    """The cluster of a state folder as it was started, alive or not; None when there is none."""
+    """The cluster of a state folder as it was started, alive or not; None when there is none.
+
+    Raises FtmetaError for a cluster.json that is torn or of another version.
+    """
+    path = (state or state_dir()) / "cluster.json"
     try:
-        stored = json.loads(((state or state_dir()) / "cluster.json").read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return LocalCluster(**{**stored, "ray": Service(**stored["ray"]), "mlflow": Service(**stored["mlflow"])})
     except FileNotFoundError:
         return None
-    return LocalCluster(**{**stored, "ray": Service(**stored["ray"]), "mlflow": Service(**stored["mlflow"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise FtmetaError(
+            f"{path} is torn or of another version of ftmeta ({type(error).__name__}: {error}), so which processes the "
+            f"cluster has is not known; end those that name {path.parent.absolute()} or a folder /tmp/ftmeta-* (`ps "
+            f"axww` lists them), then remove {path}"
+        ) from None
 
 
 def up(
@@ -139,18 +156,20 @@ def stop(state: Path | None = None) -> bool:
 
 
 def processes(cluster: LocalCluster) -> list[psutil.Process]:
-    """Every living process of the cluster: the services, what descends from them, and orphans that bear its mark.
+    """Every living process of the cluster: the services, what descends from them, and orphans that bear its mark."""
+    return _processes(cluster.id, (cluster.ray, cluster.mlflow))
 
-    Descendants are looked up too because Ray's workers rename themselves, which overwrites their environment.
-    """
+
+def _processes(cluster_id: str, services: Sequence[Service]) -> list[psutil.Process]:
+    # Descendants are looked up too because Ray's workers rename themselves, which overwrites their environment.
     found: dict[int, psutil.Process] = {}
-    for service in (cluster.ray, cluster.mlflow):
+    for service in services:
         if (main := service.process) is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 found |= {process.pid: process for process in (main, *main.children(recursive=True))}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == cluster.id:
+            if process.environ().get(MARK) == cluster_id:
                 found[process.pid] = process
                 found |= {child.pid: child for child in process.children(recursive=True)}
     found.pop(os.getpid(), None)
@@ -165,12 +184,13 @@ def _start(folder: Path, num_cpus: int | None, object_store_gb: float) -> LocalC
             file.write(secrets.token_hex(32))
     gcs, dashboard, mlflow, serve, client, agent = _free_ports(6379, 8265, 5000, 8000, 10001, 52365)
     cluster_id = uuid.uuid4().hex
-    temp_dir = tempfile.mkdtemp(prefix="ftmeta-")
+    temp_dir = tempfile.mkdtemp(prefix="ftmeta-", dir="/tmp")  # short whatever $TMPDIR says, for the sockets in it
     mlflow_url = f"http://127.0.0.1:{mlflow}"
     bin_dir = Path(sys.executable).parent
     environment = {
-        **{key: value for key, value in os.environ.items() if key not in _OF_ANOTHER_CLUSTER},
+        **{key: value for key, value in os.environ.items() if key not in OF_ANOTHER_CLUSTER},
         MARK: cluster_id,
+        VARIABLE: code_version(),  # a job's working directory is a copy without .git
         "PATH": f"{bin_dir}{os.pathsep}{os.environ.get('PATH', os.defpath)}",  # a job's `python` is this one
         "TMPDIR": temp_dir,  # what killed processes leave there goes with it
         "FTMETA_STATE": str(folder),
@@ -183,7 +203,6 @@ def _start(folder: Path, num_cpus: int | None, object_store_gb: float) -> LocalC
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its queue of background jobs is not used
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    (folder / "mlflow").mkdir(exist_ok=True)
     mlflow_command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{folder}/mlflow/mlflow.db"),
@@ -197,16 +216,25 @@ def _start(folder: Path, num_cpus: int | None, object_store_gb: float) -> LocalC
         *("--temp-dir", temp_dir, "--object-store-memory", str(int(object_store_gb * 1e9))),
         *(() if num_cpus is None else ("--num-cpus", str(num_cpus))),
     ]
-    cluster = LocalCluster(
-        id=cluster_id,
-        state=str(folder),
-        ray=_spawn(ray_command, folder, "ray", environment, f"http://127.0.0.1:{dashboard}"),
-        mlflow=_spawn(mlflow_command, folder, "mlflow", environment, mlflow_url),
-        gcs_address=f"127.0.0.1:{gcs}",
-        serve_port=serve,
-        temp_dir=temp_dir,
-    )
-    write_json(folder / "cluster.json", asdict(cluster))
+    spawned: list[Service] = []
+    try:
+        (folder / "mlflow").mkdir(exist_ok=True)
+        spawned.append(_spawn(ray_command, folder, "ray", environment, f"http://127.0.0.1:{dashboard}"))
+        spawned.append(_spawn(mlflow_command, folder, "mlflow", environment, mlflow_url))
+        cluster = LocalCluster(
+            id=cluster_id,
+            state=str(folder),
+            ray=spawned[0],
+            mlflow=spawned[1],
+            gcs_address=f"127.0.0.1:{gcs}",
+            serve_port=serve,
+            temp_dir=temp_dir,
+        )
+        write_json(folder / "cluster.json", asdict(cluster))
+    except BaseException:  # without cluster.json nothing could end them later
+        _end_processes(cluster_id, spawned)
+        shutil.rmtree(temp_dir, ignore_errors=True)
+        raise
     return cluster
 
 
@@ -252,13 +280,8 @@ def _answers(url: str, token: str | None) -> bool:
 
 
 def _end(cluster: LocalCluster) -> None:
-    """Asks the services, then whatever is left of the cluster, to end; kills what does not."""
-    everything = processes(cluster)
-    mains = {service.pid for service in (cluster.ray, cluster.mlflow)}
-    _end_all([process for process in everything if process.pid in mains], wait_s=20)
-    left = {process.pid: process for process in everything if _living(process)}
-    left |= {process.pid: process for process in processes(cluster)}
-    _end_all(list(left.values()), wait_s=5)
+    """Ends the processes of a cluster; keeps Ray's logs and removes the rest of its sessions."""
+    _end_processes(cluster.id, (cluster.ray, cluster.mlflow))
     sessions = Path(cluster.temp_dir)
     if sessions.is_dir():
         kept = Path(cluster.state) / "logs" / "ray-last-session"
@@ -267,6 +290,16 @@ def _end(cluster: LocalCluster) -> None:
             shutil.copytree(sessions / "session_latest" / "logs", kept, ignore_dangling_symlinks=True)
         shutil.rmtree(sessions, ignore_errors=True)
     (Path(cluster.state) / "cluster.json").unlink(missing_ok=True)
+
+
+def _end_processes(cluster_id: str, services: Sequence[Service]) -> None:
+    """Asks the services, then whatever is left of the cluster, to end; kills what does not."""
+    everything = _processes(cluster_id, services)
+    mains = {service.pid for service in services}
+    _end_all([process for process in everything if process.pid in mains], wait_s=20)
+    left = {process.pid: process for process in everything if _living(process)}
+    left |= {process.pid: process for process in _processes(cluster_id, services)}
+    _end_all(list(left.values()), wait_s=5)
 
 
 def _end_all(targets: list[psutil.Process], wait_s: float) -> None:
@@ -346,12 +379,14 @@ def status_command(state: Path | None = _STATE) -> None:
 
 @app.command("env")
 def env_command(state: Path | None = _STATE) -> None:
-    """Print the variables that clients need, for `eval "$(... env)"`."""
+    """Print what sets the variables that clients need, and unsets those of other clusters, for `eval "$(... env)"`."""
     cluster = find(state)
     if cluster is None:
         sys.stderr.write("Not running; start it with 'up'.\n")
         raise typer.Exit(1)
-    typer.echo("\n".join(f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()))
+    others = sorted(OF_ANOTHER_CLUSTER - cluster.environment.keys())
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()]
+    typer.echo("\n".join([f"unset {' '.join(others)}", *exports]))
 
 
 def _addresses(cluster: LocalCluster) -> str:

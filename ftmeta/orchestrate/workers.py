@@ -10,8 +10,8 @@ from collections.abc import Callable, Generator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
-import ftmeta
 from ftmeta.schema import CurvePoint, RunResult, RunRow, RunSpec, Status, Task
+from ftmeta.version import code_version
 
 if TYPE_CHECKING:
     from ftmeta.finetune import Finetuning, TokenizedTask
@@ -147,7 +147,7 @@ def row_of(
         wall_s=wall_s,
         peak_memory_gb=0.0,
         device="unknown",
-        code_version=ftmeta.__version__,
+        code_version=code_version(),
         task_fingerprint=spec.task_fingerprint,
         base_model_fingerprint=spec.base_model_fingerprint,
         space=spec.pipeline.space,

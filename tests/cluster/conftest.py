@@ -36,4 +36,4 @@ def client(cluster: LocalCluster) -> dict[str, str]:
     """The environment of a client of the cluster: addresses and token."""
     program = str(Path(sys.executable).parent)
     path = f"{program}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**os.environ, **cluster.environment, "PATH": path}
+    return {**cluster.client_environment(), "PATH": path}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def test_up_again_is_the_same_cluster(cluster: LocalCluster) -> None:
 def test_env_is_what_a_shell_needs(cluster: LocalCluster) -> None:
     command = [sys.executable, "-m", "ftmeta.orchestrate.local", "env", "--state", cluster.state]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    shell = f'{printed}\nprintf %s "$RAY_API_SERVER_ADDRESS $RAY_AUTH_TOKEN_PATH"'
-    said = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout
-    assert said == f"{cluster.ray.address} {cluster.token_file}"
+    shell = f'{printed}\nprintf %s "$RAY_API_SERVER_ADDRESS $RAY_AUTH_TOKEN_PATH ${{RAY_ADDRESS-unset}}"'
+    environment = {**os.environ, "RAY_ADDRESS": "another:6379"}
+    said = subprocess.run(["sh", "-c", shell], env=environment, capture_output=True, text=True, check=True).stdout
+    assert said == f"{cluster.ray.address} {cluster.token_file} unset"

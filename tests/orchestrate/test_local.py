@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import psutil
+import pytest
 
+from ftmeta.errors import FtmetaError
 from ftmeta.orchestrate import local
 
 
@@ -43,6 +46,43 @@ def test_a_cluster_that_has_ended_is_found_not_alive_and_cleared(tmp_path: Path)
     assert not found.alive
     assert local.stop(tmp_path) is True
     assert local.find(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"id": "x", "ray": {"pid": 1}}', '{"ray": 1, "mlflow": 2}'])
+def test_a_torn_or_older_cluster_json_is_named_with_what_to_do(tmp_path: Path, content: str) -> None:
+    (tmp_path / "cluster.json").write_text(content)
+    for look in (local.find, local.stop):
+        with pytest.raises(FtmetaError, match=r"cluster\.json is torn or of another version.*then remove"):
+            look(tmp_path)
+
+
+def test_when_the_second_service_cannot_start_the_first_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "mlflow.log").mkdir()  # so that it cannot be opened
+    command = [sys.executable, "-m", "ftmeta.orchestrate.local", "up", "--state", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "mlflow.log" in done.stderr
+    assert (tmp_path / "logs" / "ray.log").exists()  # it had been started
+    assert not [process for process in psutil.process_iter() if names(process, str(tmp_path))]
+    assert local.find(tmp_path) is None
+
+
+def names(process: psutil.Process, state: str) -> bool:
+    try:
+        return process.environ().get("FTMETA_STATE") == state and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, OSError):
+        return False
+
+
+def test_a_client_s_environment_names_no_other_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "another:6379")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://another:8265")
+    cluster = a_cluster(tmp_path)
+    environment = cluster.client_environment()
+    assert local.OF_ANOTHER_CLUSTER & environment.keys() == {"RAY_API_SERVER_ADDRESS"}
+    assert environment["RAY_API_SERVER_ADDRESS"] == cluster.ray.address
+    assert environment["PATH"] == os.environ["PATH"]
 
 
 def test_orphans_are_found_by_their_mark_and_others_are_left_alone(tmp_path: Path) -> None:
