@@ -3,7 +3,7 @@
 In: a YAML file with `data`, and if wanted `pipeline`, `base_model`, `seed`, `fidelity`, `budget` and `cpus`. Out: the
 folder DIR with the adapter, the pipeline and `run.json`, a run in MLflow, and the document of `ftmeta finetune --json`
 on standard output. DIR is an absolute path that every node sees, and new; without one it is a folder of the run's task
-and id under `finetune/` in the state folder of the cluster.
+and id under `finetune/` in the state folder of the cluster, where the same run submitted again replaces it.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def run(config: Finetune, out: Path | None, tracking_uri: str | None) -> dict[st
         from ray.exceptions import RayTaskError
 
         on_a_node: Any = ray.remote(num_cpus=config.cpus)
-        options = {"budget": budget, "out": folder, "until": config.fidelity, "threads": config.cpus}
+        place = {"out": folder, "replace": out is None}  # the default folder is of this very run
+        options = {"budget": budget, **place, "until": config.fidelity, "threads": config.cpus}
         try:
             document = ray.get(on_a_node(finetune_to_folder).remote(pipeline, task, info, config.seed, **options))
         except RayTaskError as error:

@@ -28,6 +28,7 @@ def finetune_to_folder(
     *,
     budget: Budget,
     out: Path | None = None,
+    replace: bool = False,
     until: int | None = None,
     device: str | None = None,
     threads: int | None = None,
@@ -37,11 +38,11 @@ def finetune_to_folder(
     `device` None a CUDA device where there is one.
 
     A run that diverges or runs out of memory is no error: the document says so in `status` and `error`, and no folder
-    is left. Raises UserError when `out` exists already.
+    is left. Raises UserError when `out` exists already and is not to be replaced.
     """
     import torch
 
-    if out is not None and out.exists():
+    if out is not None and out.exists() and not replace:
         raise UserError(f"{out} exists already; name a new folder with --out, or remove it")
     if threads is not None:
         torch.set_num_threads(threads)
