@@ -12,10 +12,9 @@ import json
 import sys
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from ftmeta.errors import ConfigError
+from ftmeta.orchestrate.config import load_config
 from ftmeta.orchestrate.shell import exit_codes, results_folder, state_dir
 from ftmeta.surrogates import metatrain_to_folder
 
@@ -34,20 +33,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--metadata", type=Path, help="the meta-dataset, instead of the file's")
     parser.add_argument("--out", type=Path, help="the folder for the selector, instead of the file's")
     chosen = parser.parse_args(arguments)
-    config = load_config(chosen.config)
+    config = load_config(chosen.config, MetatrainConfig)
     metadata = chosen.metadata or state_dir() / config.metadata
     out = results_folder(chosen.out, str(config.out))
     document = metatrain_to_folder(metadata, out, exclude_tasks=tuple(config.exclude_tasks), seed=config.seed)
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
-
-
-def load_config(path: Path) -> MetatrainConfig:
-    try:
-        return MetatrainConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValidationError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())[:200]}") from None
 
 
 if __name__ == "__main__":

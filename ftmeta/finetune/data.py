@@ -52,7 +52,6 @@ class TokenizedTask:
     splits: dict[Split, tuple[Tokens, ...]]
     end_token: int  # what ends the completion
     pad_token: int
-    truncated: int  # examples longer than the context
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,8 @@ def tokenize_task(task: Task, base: LoadedModel) -> TokenizedTask:
     end = end_of_turn(tokenizer)
     context = base.info.shape.context_length
     splits: dict[Split, tuple[Tokens, ...]] = {}
-    truncated = 0
     for split, examples in task.splits.items():
-        whole = _tokenize(examples, tokenizer, end)
-        splits[split] = tuple(_fit(tokens, context) for tokens in whole)
-        truncated += sum(len(tokens) > context for tokens in whole)
+        splits[split] = tuple(_fit(tokens, context) for tokens in _tokenize(examples, tokenizer, end))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return TokenizedTask(
         task=task,
@@ -85,7 +81,6 @@ def tokenize_task(task: Task, base: LoadedModel) -> TokenizedTask:
         splits=splits,
         end_token=tokenizer.convert_tokens_to_ids(end),
         pad_token=pad if pad is not None else 0,
-        truncated=truncated,
     )
 
 

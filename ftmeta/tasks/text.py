@@ -9,7 +9,6 @@ MAX_ANSWER_WORDS = 60
 _TAG = re.compile(r"<[^>]+>")
 _BREAK = re.compile(r"<(?:br|/p|/li|/div)\b[^>]*>")
 _SPACE_BEFORE = re.compile(r"\s+([,;:.?!)])(?=\s|$)")
-_DIRT = re.compile(r"<[a-z/]|&[a-z]+;|\[\[|\{|\[\d+\]|\bnote ?[:-]|[`¶]|\.\.\.|…|^\W*$|^[a-z ]{2,30}: ", re.IGNORECASE)
 _WORD = re.compile(r"[\w.+#-]*\w[+#]*")
 _SENTENCE_END = re.compile(r"(?:(?<=\w\w)|(?<=[a-z0-9)\]\"'”’]))[.!?](?=\s+[A-Z\"“(]|$)")
 _ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|vs|cf|Dr|St|Mt|Mr|No|approx|ca|inc)$")

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from ftmeta.errors import DataError, MissingDependencyError
 from ftmeta.packages import fetch_package
-from ftmeta.tasks import bundled_tasks, describe_task, length_statistics, load_task, task_info
+from ftmeta.tasks import bundled_tasks, length_statistics, load_task, task_info
 from ftmeta.tasks.assemble import NEAR, Fact, Sizes, assemble
 from ftmeta.tasks.build import build
 from ftmeta.tasks.bundled import bundled_examples, card_json
@@ -124,12 +124,9 @@ def test_assembly_refuses_too_few_facts() -> None:
         assemble(facts, Sizes(train=20, seen_share=0.5), "t")
 
 
-def test_describe_and_length_statistics(tokenizer: Tokenizer) -> None:
+def test_length_statistics(tokenizer: Tokenizer) -> None:
     task = load_task("elements")
-    described = describe_task(task, tokenizer)
-    assert described["source"] == "mendeleev 1.3.0 (PyPI)"
-    assert described["samples"][0][-1]["role"] == "assistant"
-    assert describe_task(task)["lengths"] is None
+    assert task.card.source == "mendeleev 1.3.0 (PyPI)"
     statistics = length_statistics(task, tokenizer)["test"]
     lengths = sorted(len(tokenizer.encode(example.completion).ids) for example in task.test)
     answers = statistics["completion_tokens"]

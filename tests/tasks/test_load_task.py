@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ftmeta.errors import DataError
 from ftmeta.schema import Example
-from ftmeta.tasks import chat_messages, load_records, load_task
+from ftmeta.tasks import load_records, load_task
 from ftmeta.tasks.read import MAX_ROW_BYTES
 
 ROWS: list[dict[str, Any]] = [
@@ -83,7 +83,7 @@ def test_instruction_with_input_and_several_turns(tmp_path: Path) -> None:
     turns = [{"role": "system", "content": "Be brief."}, *conversation(ROWS[0]), *conversation(ROWS[1])]
     long = load_records([{"messages": [*turns[:1], *conversation(row), *turns[1:3]]} for row in ROWS], "t").train[0]
     assert [message.role for message in long.context] == ["system", "user", "assistant", "user"]
-    assert chat_messages(long)[-1] == {"role": "assistant", "content": ROWS[0]["answer"]}
+    assert long.completion == ROWS[0]["answer"]
 
 
 def test_given_splits_are_kept(tmp_path: Path) -> None:
