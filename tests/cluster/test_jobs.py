@@ -20,6 +20,7 @@ from ftmeta.metadataset import Ledger
 from ftmeta.orchestrate import local
 from ftmeta.orchestrate.local import LocalCluster
 from ftmeta.schema import RunRow
+from ftmeta.version import code_version
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*")]
 
@@ -92,6 +93,9 @@ def test_a_submitted_sweep_fills_ledger_tables_and_mlflow_and_again_skips_all(
     assert list(meta.runs["status"]) == ["ok", "ok"]
     assert sorted(meta.curves["fidelity"]) == [0, 0, 1, 1, 2, 2]
     assert set(meta.runs["run_id"]) == Ledger(out / "ledger").run_ids()
+    assert {version.removesuffix(".dirty") for version in meta.runs["code_version"]} == {
+        code_version().removesuffix(".dirty")  # although a job's working directory has no .git
+    }
 
     store = MlflowClient(tracking_uri=cluster.mlflow.address)
     experiment = store.get_experiment_by_name("collect")
