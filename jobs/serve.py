@@ -62,6 +62,8 @@ def _address() -> str:
     cluster = local.find()
     if cluster is None or not cluster.alive:
         raise ConfigError(f"no cluster runs in {state_dir()}; start it with: make up")
+    for name in local.OF_ANOTHER_CLUSTER:
+        os.environ.pop(name, None)
     os.environ.update(cluster.environment)
     return cluster.gcs_address
 

@@ -390,10 +390,12 @@ def env_command(state: Path | None = _STATE) -> None:
 
 
 def _addresses(cluster: LocalCluster) -> str:
+    service = f"http://127.0.0.1:{cluster.serve_port}"
     return "\n".join(
         (
             f"Ray dashboard and jobs  {cluster.ray.address}  (it asks for the token in {cluster.token_file})",
             f"MLflow                  {cluster.mlflow.address}",
+            *([f"Service                 {service}"] if _answers(f"{service}/readyz", None) else []),
             f"State and logs          {cluster.state}",
         )
     )
