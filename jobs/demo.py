@@ -26,6 +26,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from ftmeta.cli.output import duration, table
 from ftmeta.errors import FtmetaError
@@ -215,7 +216,7 @@ def finetune_all(
 def show_results(runs: dict[str, dict[str, Any]], best: dict[str, Any]) -> None:
     any_run = next(iter(runs.values()))
     zero = any_run["curve"][0]
-    listed = table("", ">validation score", ">test score", ">test NLL", ">exact match", ">device-seconds")
+    listed = table("score", ">validation", ">test", ">test NLL", ">exact match", ">device-s")
     zero_test = any_run["zero_shot"]
     listed.add_row(
         "zero-shot",
@@ -275,13 +276,11 @@ def show_where(cluster: LocalCluster, page: str, plot: Path, quality: dict[str, 
     console.print(
         f"\nThe selector learned from {runs} runs; leaving one task out, its rank correlation is {tau:.2f}.\n"
     )
-    where = table("", "")
+    where = Table.grid(padding=(0, 2))
     where.add_row("plot", shorten(str(plot)))
     where.add_row("service", f"{page}  (the page), {page}/docs (the interface)")
     where.add_row("MLflow", f"{cluster.mlflow.address}  (the runs and what they cost)")
-    where.add_row(
-        "Ray dashboard", f"{cluster.ray.address}  (it asks for the token: cat {shorten(str(cluster.token_file))})"
-    )
+    where.add_row("Ray dashboard", f"{cluster.ray.address}  (token: {shorten(str(cluster.token_file))})")
     where.add_row("stop all of it", "make stop")
     console.print(where)
 
