@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ftmeta.errors import UserError
+
 DATA = Path(__file__).parent / "data"
 
 
@@ -42,6 +44,16 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         os.replace(fresh, target)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def require_writable(target: Path) -> None:
+    """Raises UserError unless a file or folder can be made at `target`: better at once than after an hour of work."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{target} cannot be written ({error.strerror}); choose another place") from None
 
 
 def write_text(target: Path | str, text: str) -> None:

@@ -105,7 +105,10 @@ def test_tasks_show_of_a_file(ftmeta: Run, dataset: Path) -> None:
     document = ftmeta("tasks", "show", dataset, "--samples", 2, "--json").document
     assert sum(document["splits"].values()) == 80
     assert len(document["samples"]) == 2
-    assert "mine" in ftmeta("tasks", "show", dataset).out
+    shown = ftmeta("tasks", "show", dataset)
+    assert shown.code == 0, shown.err
+    assert "What colour is item number" in shown.out
+    assert "answer" in shown.out
 
 
 def test_space_show_sample_validate(ftmeta: Run, tmp_path: Path) -> None:
@@ -180,6 +183,11 @@ def test_finetune_leaves_an_adapter_and_beats_zero_shot(ftmeta: Run, dataset: Pa
     assert {path.name for path in out.iterdir()} == {"adapter", "pipeline.yaml", "run.json"}
     assert (out / "adapter" / "adapter_model.safetensors").is_file()
     assert json.loads((out / "run.json").read_text())["run_id"] == document["run_id"]
+
+    (tmp_path / "a-file").touch()
+    nowhere = ftmeta("finetune", dataset, "--pipeline", "strong-default", "--out", tmp_path / "a-file" / "run")
+    assert nowhere.code == 2
+    assert "cannot be written" in nowhere.err
 
     again = ftmeta("finetune", dataset, "--pipeline", out / "pipeline.yaml", "--out", out)
     assert again.code == 2

@@ -27,6 +27,9 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
+_PARTS = {"prompt_tokens": "prompt", "completion_tokens": "answer"}
+_SHOWN = ("p50", "max")  # of the quantiles; --json has all
+
 tasks = typer.Typer()
 space = typer.Typer()
 models = typer.Typer()
@@ -78,7 +81,7 @@ def tasks_show(
         console.print(f"[bold]{task.name}[/bold]  {card.domain}, {card.licence}, fingerprint {task.fingerprint}")
         if card.description:
             console.print(card.description)
-        lengths = table("split", ">examples", *_length_columns(document["lengths"]))
+        lengths = table("tokens", ">rows", *_length_columns(document["lengths"]))
         for split, count in document["splits"].items():
             lengths.add_row(split, str(count), *_length_cells(document["lengths"][split]))
         console.print(lengths)
@@ -90,11 +93,11 @@ def tasks_show(
 
 def _length_columns(lengths: dict[str, Any]) -> list[str]:
     train = lengths["train"]
-    return [f">{part} {quantile}" for part, quantiles in train.items() for quantile in quantiles]
+    return [f">{title} {name}" for part, title in _PARTS.items() for name in train[part] if name in _SHOWN]
 
 
 def _length_cells(split: dict[str, Any]) -> list[str]:
-    return [f"{value:g}" for quantiles in split.values() for value in quantiles.values()]
+    return [f"{value:g}" for part in _PARTS for name, value in split[part].items() if name in _SHOWN]
 
 
 @space.command("show", epilog="Example: `ftmeta space show lora-v1`")

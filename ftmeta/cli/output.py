@@ -42,8 +42,12 @@ def command(function: Callable[P, Reply]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        with contextlib.redirect_stdout(sys.stderr):
-            reply = function(*args, **kwargs)
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                reply = function(*args, **kwargs)
+        except KeyboardInterrupt:
+            note("interrupted; outputs appear whole or not at all")
+            raise typer.Exit(130) from None
         emit(reply, as_json=bool(kwargs.get("json")))
         if reply.exit_code:
             raise typer.Exit(reply.exit_code)
@@ -73,7 +77,9 @@ def table(*columns: str, title: str | None = None) -> Table:
 
     made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for column in columns:
-        made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+        made.add_column(
+            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
     return made
 
 

@@ -98,11 +98,10 @@ def metadata_describe(
     document = describe(folder)
 
     def show(console: Console) -> None:
-        listed = table("", "")
+        listed = table("meta-dataset", str(folder))
         for key, value in document.items():
-            text = (
-                ", ".join(f"{name} {count}" for name, count in value.items()) if isinstance(value, dict) else str(value)
-            )
+            parts = [f"{name} {count}" for name, count in value.items()] if isinstance(value, dict) else value
+            text = ", ".join(map(str, parts)) if isinstance(parts, list) else str(parts)
             listed.add_row(key, duration(value) if key == "cost_s" else text)
         console.print(listed)
 

@@ -13,11 +13,13 @@ from typing import Any
 
 from ftmeta.costs import usd_of
 from ftmeta.errors import UserError
-from ftmeta.files import atomic_path, write_json
+from ftmeta.files import atomic_path, require_writable, write_json
 from ftmeta.finetune.worker import Finetuning, finetune
 from ftmeta.models import load
 from ftmeta.schema import BaseModelInfo, Budget, CurvePoint, Pipeline, Task
 from ftmeta.space import pipeline_yaml
+
+_DEFAULT_PLACE = Path("ftmeta-runs")
 
 
 def finetune_to_folder(
@@ -44,6 +46,7 @@ def finetune_to_folder(
 
     if out is not None and out.exists() and not replace:
         raise UserError(f"{out} exists already; name a new folder with --out, or remove it")
+    require_writable(out or _DEFAULT_PLACE / task.name)
     if threads is not None:
         torch.set_num_threads(threads)
     base = load(info, device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -57,7 +60,7 @@ def finetune_to_folder(
         finished = run.status in ("ok", "stopped")
         document = _document(run, task, info, zero_shot, run.evaluate_test() if finished else None)
         if finished:
-            folder = out or Path("ftmeta-runs") / f"{task.name}-{run.spec.run_id}"
+            folder = out or _DEFAULT_PLACE / f"{task.name}-{run.spec.run_id}"
             _save(run, document, folder)
     finally:
         run.close()

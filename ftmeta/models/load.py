@@ -33,6 +33,7 @@ def load(info: BaseModelInfo, device: str = "cpu", dtype: str | None = None) -> 
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the model is here; it takes a moment
     try:
         where = torch.device(device)
     except RuntimeError:

@@ -12,6 +12,7 @@ import codecs
 import contextlib
 import csv
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -251,6 +252,7 @@ def _read_folder(path: Path) -> list[Rows]:
         )
     import datasets
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each retry is a warning; one message is enough
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # `datasets` raises whatever its readers do: OSError, KeyError, ArrowInvalid, ..
@@ -262,6 +264,7 @@ def read_hub(name: str) -> list[Rows]:
     """The rows of a dataset of the Hugging Face hub. Raises DataError without a network, for unknown ids too."""
     import datasets
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each retry is a warning; one message is enough
     try:
         loaded = datasets.load_dataset(name)
     except Exception as error:  # no network, offline mode, unknown id, gated, several configurations: many types
