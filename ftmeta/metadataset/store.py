@@ -357,8 +357,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         raise MetaDatasetError(
-            f"{folder} is no meta-dataset (it has no manifest.json); name a folder that `ftmeta collect` or "
-            "`ftmeta metadata import` has made"
+            f"{folder} is no meta-dataset (it has no manifest.json); name a folder that `ftmeta collect` has made"
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
