@@ -12,7 +12,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,13 +23,23 @@ Kind = Literal["apt", "pip", "npm"]
 _CLIENT = {"apt": ("apt-get", "dpkg-deb"), "pip": (), "npm": ("npm",)}
 
 
-def fetch_package(kind: Kind, name: str, version: str | None = None, *, pip_options: Sequence[str] = ()) -> Path:
+@dataclass(frozen=True)
+class Package:
+    """`version` None takes what the registry offers, which only Debian's stable releases keep still."""
+
+    kind: Kind
+    name: str
+    version: str | None = None
+    pip_options: tuple[str, ...] = ()  # as `--python-version 3.12`, for a wheel that this Python would not take
+
+
+def fetch_package(package: Package) -> Path:
     """Returns the folder with the unpacked files of a package, fetching it unless the cache has it.
 
-    `version` None takes what the registry offers, which only Debian's stable releases keep still. Raises
-    MissingDependencyError when the registry's client is absent or refuses, with its last line.
+    Raises MissingDependencyError when the registry's client is absent or refuses, with its last line.
     """
-    folder = cache_dir() / "packages" / f"{kind}-{name}-{version or 'any'}"
+    kind, name = package.kind, package.name
+    folder = cache_dir() / "packages" / f"{kind}-{name}-{package.version or 'any'}"
     if folder.is_dir():
         return folder
     for client in _CLIENT[kind]:
@@ -38,12 +48,13 @@ def fetch_package(kind: Kind, name: str, version: str | None = None, *, pip_opti
                 f"{kind} package '{name}' is needed, and the command '{client}' is not installed"
             )
     with tempfile.TemporaryDirectory() as scratch, atomic_path(folder) as unpacked:
-        archive = _download(kind, name, version, Path(scratch), pip_options)
+        archive = _download(package, Path(scratch))
         _unpack(kind, archive, unpacked)
     return folder
 
 
-def _download(kind: Kind, name: str, version: str | None, scratch: Path, pip_options: Sequence[str]) -> Path:
+def _download(package: Package, scratch: Path) -> Path:
+    kind, name, version = package.kind, package.name, package.version
     if kind == "apt":
         command = ["apt-get", "download", name if version is None else f"{name}={version}"]
     elif kind == "npm":
@@ -56,7 +67,7 @@ def _download(kind: Kind, name: str, version: str | None, scratch: Path, pip_opt
         ]
     else:
         wanted = name if version is None else f"{name}=={version}"
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", ".", *pip_options, wanted]
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", ".", *package.pip_options, wanted]
     done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
     found = [path for path in scratch.iterdir() if path.suffix in {".deb", ".whl", ".tgz", ".gz", ".zip"}]
     if done.returncode != 0 or not found:

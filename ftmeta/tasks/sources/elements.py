@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from ftmeta.packages import Package
 from ftmeta.tasks.assemble import Fact, Sizes
 from ftmeta.tasks.sources import Source
 from ftmeta.tasks.text import first_sentence, strip_markup
@@ -250,9 +251,7 @@ def _isotope_facts(database: sqlite3.Connection) -> Iterator[Fact]:
 SOURCE = Source(
     name="elements",
     domain="chemistry",
-    kind="pip",
-    package="mendeleev",
-    version="1.3.0",
+    packages=(Package("pip", "mendeleev", "1.3.0"),),
     licence="MIT",
     attribution="mendeleev, a Python package for properties of chemical elements, by Lukasz Mentel and contributors",
     description="Properties of chemical elements and isotopes. Most answers are one number with its unit or one name.",

