@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftmeta.errors import ConfigError
 from ftmeta.files import DATA
@@ -190,23 +190,40 @@ def usd_of(cost_s: float, device: str) -> float | None:
 
 def price_usd_per_hour(price_key: str) -> float | None:
     """From the file in $FTMETA_PRICES where it names the device, else from the shipped table. Raises ConfigError."""
-    own = os.environ.get("FTMETA_PRICES")
-    if own:
-        prices = _prices(Path(own))
-        if price_key in prices:
-            return prices[price_key]
-    return _prices(DATA / "prices.yaml").get(price_key)
+    tables = (table.price_usd_per_hour for table in _price_tables())
+    return next((prices[price_key] for prices in tables if price_key in prices), None)
+
+
+def usd_of_tokens(model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
+    """What a language model behind an endpoint takes for so many tokens, by the tables that `price_usd_per_hour` reads;
+    None where neither names the model. Raises ConfigError."""
+    tables = (table.price_usd_per_million_tokens for table in _price_tables())
+    price = next((prices[model] for prices in tables if model in prices), None)
+    return None if price is None else (prompt_tokens * price.prompt + completion_tokens * price.completion) / 1e6
+
+
+class _TokenPrice(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    prompt: float = Field(ge=0, allow_inf_nan=False)
+    completion: float = Field(ge=0, allow_inf_nan=False)
 
 
 class _PriceFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
     currency: str
     as_of: object
-    price_usd_per_hour: dict[str, float | None]
+    price_usd_per_hour: dict[str, float | None] = {}
+    price_usd_per_million_tokens: dict[str, _TokenPrice | None] = {}
+
+
+def _price_tables() -> list[_PriceFile]:
+    """One's own table first."""
+    own = os.environ.get("FTMETA_PRICES")
+    return [_price_table(Path(path)) for path in (own, DATA / "prices.yaml") if path]
 
 
 @functools.cache
-def _prices(path: Path) -> dict[str, float | None]:
+def _price_table(path: Path) -> _PriceFile:
     try:
         file = _PriceFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -219,4 +236,4 @@ def _prices(path: Path) -> dict[str, float | None]:
     wrong = [name for name, price in file.price_usd_per_hour.items() if price is not None and not 0 <= price < math.inf]
     if wrong:
         raise ConfigError(f"price table {path}: the price of {wrong[0]} is not a number from 0 up")
-    return file.price_usd_per_hour
+    return file

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ftmeta.costs import TokenStatistics, analytic_work, layer_weights, trainable_parameters, usd
+from ftmeta.costs import TokenStatistics, analytic_work, layer_weights, trainable_parameters, usd, usd_of_tokens
 from ftmeta.errors import ConfigError
 from ftmeta.hardware import detect, for_device, list_hardware, load_hardware
 from ftmeta.schema import ModelShape, Pipeline
@@ -113,3 +113,24 @@ def test_malformed_prices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text:
     monkeypatch.setenv("FTMETA_PRICES", str(own))
     with pytest.raises(ConfigError, match=said):
         usd(1, "l4")
+
+
+def test_tokens_have_a_price_only_where_a_table_names_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert usd_of_tokens("some-model", 1, 1) is None
+    own = tmp_path / "own.yaml"
+    prices = "{some-model: {prompt: 0.5, completion: 2}, free: {prompt: 0, completion: 0}, unknown: null}"
+    own.write_text(f"currency: USD\nas_of: 2026-01-01\nprice_usd_per_million_tokens: {prices}\n")
+    monkeypatch.setenv("FTMETA_PRICES", str(own))
+    assert usd_of_tokens("some-model", 2_000_000, 500_000) == pytest.approx(2.0)
+    assert usd_of_tokens("free", 5, 5) == 0
+    assert usd_of_tokens("unknown", 5, 5) is None
+    assert usd(3600, "cpu-core") == pytest.approx(0.09)  # what one's own table leaves out is in the shipped one
+    negative = tmp_path / "negative.yaml"
+    negative.write_text(
+        "currency: USD\nas_of: 2026-01-01\nprice_usd_per_million_tokens: {m: {prompt: -1, completion: 2}}\n"
+    )
+    monkeypatch.setenv("FTMETA_PRICES", str(negative))
+    with pytest.raises(ConfigError, match=r"m.*prompt.*greater than or equal to 0"):
+        usd_of_tokens("m", 1, 1)
