@@ -5,7 +5,7 @@
     tasks: [world-facts, elements]      # anything that `ftmeta recommend` takes: bundled names, files, hub ids
     base_model: phi3-micro
     pipelines:
-      include: [default, strong-default]                      # named ones, or files
+      include: [default, strong-default, {like: strong-default, but: {lora_rank: 64}}]    # named ones or files
       sample: 48                                              # Sobol points of the space; and a `seed`
       around: {pipeline: strong-default, sample: 16, change: 3}   # near a good one: three values drawn anew in each
     seeds: [0]
@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ftmeta.errors import ConfigError
 from ftmeta.files import fingerprint
 from ftmeta.orchestrate.config import load_config
-from ftmeta.schema import BaseModelInfo, Budget, Pipeline, RunSpec, Task
+from ftmeta.schema import BaseModelInfo, Budget, Pipeline, RunSpec, Task, Value
 from ftmeta.space import Space, load_pipeline, load_space
 
 
@@ -41,11 +41,19 @@ class Around(BaseModel):
     seed: int = 0
 
 
+class Changed(BaseModel):
+    """A known pipeline with some values of one's own. What they make inactive is left out."""
+
+    model_config = ConfigDict(extra="forbid")
+    like: str
+    but: dict[str, Value] = Field(min_length=1)
+
+
 class Pipelines(BaseModel):
     model_config = ConfigDict(extra="forbid")
     sample: int = Field(default=0, ge=0)
     seed: int = 0
-    include: list[str] = []
+    include: list[str | Changed] = []
     around: Around | None = None
 
 
@@ -128,10 +136,18 @@ def make_plan(sweep: Sweep) -> Plan:
 
 def _pipelines(wanted: Pipelines, space: Space) -> list[Pipeline]:
     """The named ones first, then the samples; each once."""
-    named = [load_pipeline(name, space) for name in wanted.include]
+    named = [_named(one, space) for one in wanted.include]
     sampled = space.sample(wanted.sample, wanted.seed) if wanted.sample else []
     near = _near(wanted.around, space) if wanted.around else []
     return list({pipeline.id: pipeline for pipeline in (*named, *sampled, *near)}.values())
+
+
+def _named(one: str | Changed, space: Space) -> Pipeline:
+    if isinstance(one, str):
+        return load_pipeline(one, space)
+    values = {**load_pipeline(one.like, space).values, **one.but}
+    # What `but` names is kept even where it is inactive or unknown, for `validate` to refuse.
+    return space.validate({name: v for name, v in values.items() if name in one.but or space.is_active(name, values)})
 
 
 def _near(around: Around, space: Space) -> list[Pipeline]:

@@ -67,6 +67,27 @@ def test_the_budget_is_the_spaces_with_the_sweeps_changes() -> None:
     assert plan.runs[0].budget == plan.budget
 
 
+def test_a_named_pipeline_can_be_changed(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(
+        "name: x\ntasks: [elements]\npipelines:\n  include:\n    - strong-default\n"
+        "    - {like: strong-default, but: {lora_rank: 4, lr_multiplier: 2}}\n"
+        "    - {like: strong-default, but: {peft_method: ia3}}\n"
+    )
+    strong, low_rank, ia3 = (spec.pipeline.values for spec in make_plan(load_sweep(tmp_path / "sweep.yaml")).runs)
+    assert low_rank == {**strong, "lora_rank": 4, "lr_multiplier": 2.0}
+    assert "lora_rank" not in ia3  # the change made it inactive
+
+
+@pytest.mark.parametrize(
+    ("but", "said"),
+    [({"lora_rnk": 4}, "lora_rnk.*did you mean 'lora_rank'"), ({"peft_method": "ia3", "lora_rank": 4}, "lora_rank")],
+)
+def test_a_change_that_the_space_does_not_have_is_refused(but: dict[str, int | str], said: str) -> None:
+    changed = {"like": "strong-default", "but": but}
+    with pytest.raises(UserError, match=said):
+        make_plan(Sweep(name="x", tasks=["elements"], pipelines={"include": [changed]}))  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_found_is_said() -> None:
     with pytest.raises(ConfigError, match="names no pipeline"):
         make_plan(Sweep(name="x", tasks=["elements"], pipelines=Pipelines()))
