@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterator
 
 MAX_ANSWER_WORDS = 60
 _TAG = re.compile(r"<[^>]+>")
@@ -26,12 +27,18 @@ def strip_markup(text: str) -> str:
     return _SPACE_BEFORE.sub(r"\1", plain)
 
 
-def first_sentence(text: str) -> str | None:
-    """The first whole sentence of plain text, None if no sentence ends."""
+def sentences(text: str) -> Iterator[str]:
+    """The whole sentences of plain text, in order; what follows the last full stop is left out."""
+    start = 0
     for end in _SENTENCE_END.finditer(text):
         if not _ABBREVIATION.search(text[: end.start()]):
-            return text[: end.end()]
-    return None
+            yield text[start : end.end()].strip()
+            start = end.end()
+
+
+def first_sentence(text: str) -> str | None:
+    """The first whole sentence of plain text, None if no sentence ends."""
+    return next(sentences(text), None)
 
 
 def is_clean(answer: str) -> bool:
