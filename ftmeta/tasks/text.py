@@ -18,6 +18,10 @@ _STOPWORD = re.compile(
     r"into|is|it|its|me|name|of|on|or|s|such|tell|that|the|their|them|there|these|this|"
     r"those|to|was|were|what|when|where|which|who|whose|why|will|with"
 )
+_WITH_ARTICLE = re.compile(
+    r"(?:United |Netherlands|Philippines|Maldives|Comoros|Seychelles|Bahamas|Gambia|Isle of|Holy See|Gaza Strip"
+    r"|West Bank|.*\b(?:Republic|Islands|Territories|Lands|Indies)\b)"
+)
 
 
 def strip_markup(text: str) -> str:
@@ -39,6 +43,11 @@ def sentences(text: str) -> Iterator[str]:
 def first_sentence(text: str) -> str | None:
     """The first whole sentence of plain text, None if no sentence ends."""
     return next(sentences(text), None)
+
+
+def with_article(place: str) -> str:
+    """The name of a country as it stands inside a sentence: `the Netherlands`, `Italy`."""
+    return f"the {place}" if _WITH_ARTICLE.match(place) else place
 
 
 def is_clean(answer: str) -> bool:

@@ -12,18 +12,13 @@ from typing import Any
 from ftmeta.packages import Package
 from ftmeta.tasks.assemble import Fact, Sizes
 from ftmeta.tasks.sources import Source
-from ftmeta.tasks.text import strip_markup
+from ftmeta.tasks.text import strip_markup, with_article
 
 _MAX_WORDS = 6  # longer entries are lists that a small model has no use for
 _YEAR = re.compile(r"\s*\((?:FY ?)?(?:19|20)\d\d(?:[-/]\d+)?(?: est\.)?\)")
 _NOTE = re.compile(r"\s*(?:<br ?/?>|<strong>|<p>|[;,(]? *\bnotes?\b ?\d* ?[-:–]).*", re.DOTALL | re.IGNORECASE)
 _NO_VALUE = re.compile(r"\b(?:NA|none|none of|uncertain|not available|see |this |unknown)\b", re.IGNORECASE)
 _SHOUTED = re.compile(r"\b(?!NATO|MERCOSUR|COVID)[A-Z]{4,}\b")  # surnames are written so: King WILLEM-ALEXANDER
-_WITH_ARTICLE = re.compile(
-    r"(?:United |Netherlands|Philippines|Maldives|Comoros|Seychelles|Isle of|Holy See|Gaza Strip|West Bank"
-    r"|.*\b(?:Republic|Islands|Territories|Lands|Indies)\b)"
-)
-
 
 _NAMES = {  # where the entry's short form is no name that a question can use
     "Cocos (Keeling) Islands": "Cocos Islands",
@@ -243,7 +238,7 @@ def _country(entry: dict[str, Any]) -> str | None:
         return None
     if name.startswith("The "):
         return "the " + name[4:]
-    return f"the {name}" if _WITH_ARTICLE.match(name) else name
+    return with_article(name)
 
 
 def _answer(entry: dict[str, Any], relation: Relation) -> str | None:
