@@ -5,6 +5,7 @@ Answers are generated greedily, in batches with a key-value cache, until the tok
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import string
@@ -16,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ftmeta.finetune.data import Batch, TokenizedTask
+from ftmeta.finetune.data import Batch, TokenizedTask, collate, evaluation_batches, fixed_subset
 from ftmeta.finetune.loss import nll_and_hits
 from ftmeta.schema import Split
 
 GENERATION_EXAMPLES = 64
+_TOKENS = {"cpu": 1024, "cuda": 131072}  # rows x padded length of one forward pass without gradients
 _MAX_NEW_TOKENS = 128
 _GENERATION_ROWS = 64
 
@@ -29,6 +31,20 @@ _GENERATION_ROWS = 64
 class Likelihood:
     nll: float  # nats per answer token; may be infinite or NaN
     token_accuracy: float
+
+
+def batches_of(tokenized: TokenizedTask, split: Split, examples: int, device: torch.device) -> list[Batch]:
+    """The fixed subset of a split, at most `examples` of it, that every run scores."""
+    rows = tokenized.splits[split]
+    chosen = [rows[index] for index in fixed_subset(len(rows), examples)]
+    return [collate(part, tokenized.pad_token, device) for part in evaluation_batches(chosen, _TOKENS[device.type])]
+
+
+def precision(model: Any, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 arithmetic around bfloat16 weights (an adapter itself stays in float32); float32 as it is."""
+    if model.dtype == torch.bfloat16:
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 def likelihood(model: Any, batches: Sequence[Batch]) -> Likelihood:

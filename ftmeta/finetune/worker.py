@@ -57,7 +57,6 @@ from ftmeta.schema import Budget, CurvePoint, Pipeline, RunResult, RunRow, RunSp
 from ftmeta.version import code_version
 
 _MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}  # rows x padded length of one forward pass with gradients
-_EVALUATION_TOKENS = {"cpu": 1024, "cuda": 131072}  # and of one without
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
 
 
@@ -302,16 +301,10 @@ class Finetuning:
         return collate(rows, self._tokenized.pad_token, self._base.device, full=full)
 
     def _evaluation(self, split: Split) -> list[Batch]:
-        rows = self._tokenized.splits[split]
-        chosen = [rows[index] for index in fixed_subset(len(rows), self.spec.budget.eval_examples)]
-        limit = _EVALUATION_TOKENS[self._base.device.type]
-        return [self._collate(part) for part in evaluation_batches(chosen, limit)]
+        return evaluate.batches_of(self._tokenized, split, self.spec.budget.eval_examples, self._base.device)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        """bfloat16 arithmetic around bfloat16 weights (the adapter itself stays in float32); float32 as it is."""
-        if self._base.model.dtype == torch.bfloat16:
-            return torch.autocast(self._base.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
+        return evaluate.precision(self._base.model, self._base.device)
 
     def _wall_s(self) -> float:
         if self._wall_began == math.inf:
