@@ -26,7 +26,7 @@ from ftmeta.costs import usd_of
 from ftmeta.errors import ConfigError, FtmetaError
 from ftmeta.files import canonical_json
 from ftmeta.metadataset import Ledger
-from ftmeta.orchestrate.progress import SweepProgress, Totals
+from ftmeta.orchestrate.progress import Display, Totals
 from ftmeta.orchestrate.sweep import Plan, Sweep, spec_from_json, spec_to_json
 from ftmeta.orchestrate.workers import failed_result
 from ftmeta.schema import RunResult, RunSpec, Status
@@ -97,10 +97,11 @@ def run_all(plan: Plan, pending: Sequence[RunSpec], state: State) -> None:
     state.totals = Totals(len(pending), slots=min(_slots(sweep), len(pending)))
     began = time.monotonic()
     with (
-        SweepProgress(sweep.name, state.totals) as progress,
+        Display(sweep.name, len(pending), f"runs on {state.totals.slots} slots", "starting workers") as display,
         tempfile.TemporaryDirectory(prefix="ftmeta-tune-") as scratch,
     ):
-        state.show = progress.update
+        totals = state.totals
+        state.show = lambda: display.update(totals.done, f"{totals.left()} · {totals.line()}")
         for first in range(0, len(pending), RUNS_PER_EXPERIMENT):
             if not state.stop:
                 _run_experiment(plan, pending[first : first + RUNS_PER_EXPERIMENT], state, Path(scratch) / str(first))

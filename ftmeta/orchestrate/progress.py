@@ -1,4 +1,4 @@
-"""How far a sweep is, on standard error: a Rich display on a terminal, a line now and then in a job's log."""
+"""How far long work is, on standard error: a Rich display on a terminal, a line now and then in a job's log."""
 
 from __future__ import annotations
 
@@ -34,24 +34,28 @@ class Totals:
         return " · ".join(parts)
 
     def left(self) -> str:
-        """Time left at the rate so far, as text."""
-        if not self.done:
-            return "time left unknown"
-        left_s = (self.planned - self.done) * (time.monotonic() - self.began) / self.done
-        return f"{left_s / 60:.0f} min left" if left_s >= 90 else f"{left_s:.0f} s left"
+        return time_left(self.done, self.planned, self.began)
 
 
-class SweepProgress:
-    """`with SweepProgress(name, totals) as progress`, then `progress.update()` after each run."""
+def time_left(done: int, planned: int, began: float) -> str:
+    """At the rate since `began`, a time of time.monotonic()."""
+    if not done:
+        return "time left unknown"
+    left_s = (planned - done) * (time.monotonic() - began) / done
+    return f"{left_s / 60:.0f} min left" if left_s >= 90 else f"{left_s:.0f} s left"
 
-    def __init__(self, name: str, totals: Totals) -> None:
+
+class Display:
+    """`with Display(name, total, unit, beginning) as display`, then `display.update(done, detail)`."""
+
+    def __init__(self, name: str, total: int, unit: str, beginning: str) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        self._name, self._totals = name, totals
+        self._name, self._total, self._unit, self._beginning = name, total, unit, beginning
         console = Console(stderr=True)
         self._live = console.is_terminal
-        self._display = Progress(
+        self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
@@ -62,24 +66,22 @@ class SweepProgress:
         self._bar: Any = None
         self._said_at = time.monotonic()
 
-    def __enter__(self) -> SweepProgress:
-        self._display.start()
-        self._bar = self._display.add_task(self._name, total=self._totals.planned, detail="starting workers")
+    def __enter__(self) -> Display:
+        self._progress.start()
+        self._bar = self._progress.add_task(self._name, total=self._total, detail=self._beginning)
         if not self._live:
-            self._say(f"{self._totals.planned} runs on {self._totals.slots} slots; starting workers")
+            self._say(f"{self._total} {self._unit}; {self._beginning}")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._display.stop()
+        self._progress.stop()
 
-    def update(self) -> None:
-        totals = self._totals
-        detail = f"{totals.left()} · {totals.line()}"
-        self._display.update(self._bar, completed=totals.done, detail=detail)
-        if not self._live and (totals.done == totals.planned or time.monotonic() - self._said_at > LINE_EVERY_S):
-            self._say(f"{totals.done} of {totals.planned} runs · {detail}")
+    def update(self, done: int, detail: str) -> None:
+        self._progress.update(self._bar, completed=done, detail=detail)
+        if not self._live and (done == self._total or time.monotonic() - self._said_at > LINE_EVERY_S):
+            self._say(f"{done} of {self._total} {self._unit} · {detail}")
 
     def _say(self, text: str) -> None:
         self._said_at = time.monotonic()
