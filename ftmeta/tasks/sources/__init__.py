@@ -15,6 +15,7 @@ from ftmeta.tasks.assemble import Fact, Sizes
 
 _MODULES = (
     "elements",
+    "hacker_slang",
     "python_stdlib",
     "web_platform",
     "world_facts",
