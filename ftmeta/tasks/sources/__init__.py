@@ -17,6 +17,7 @@ _MODULES = (
     "elements",
     "hacker_slang",
     "python_stdlib",
+    "vocabulary",
     "web_platform",
     "world_facts",
 )
