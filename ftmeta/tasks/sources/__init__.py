@@ -14,6 +14,8 @@ from ftmeta.packages import Package
 from ftmeta.tasks.assemble import Fact, Sizes
 
 _MODULES = (
+    "airports",
+    "country_names",
     "elements",
     "hacker_slang",
     "python_stdlib",
