@@ -16,6 +16,7 @@ from ftmeta.tasks.assemble import Fact, Sizes
 _MODULES = (
     "airports",
     "country_names",
+    "databases",
     "elements",
     "hacker_slang",
     "python_stdlib",
