@@ -17,8 +17,8 @@ from ftmeta.packages import Package
 from ftmeta.tasks.assemble import Fact, Sizes
 from ftmeta.tasks.sources import Source
 
-_MET = 3  # times, by annotators
-_USED = 6  # glosses that hold the word
+_MET = 8  # times, by annotators
+_USED = 10  # glosses that hold the word
 _MIN_WORDS, _MAX_WORDS = 3, 20  # of a definition
 _FILES = {"noun": "noun", "verb": "verb", "adjective": "adj", "adverb": "adv"}
 _PARTS = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
