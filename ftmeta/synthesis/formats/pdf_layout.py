@@ -19,7 +19,9 @@ _EDGE_LINES = 2  # how many lines at the top and at the bottom of a page can be 
 _DIGITS = re.compile(r"\d+")
 _ROMAN = re.compile(r"[ivxlcIVXLC]{1,7}")
 _LEADERS = re.compile(r"(?:\.\s?){4,}\s*[\divxlc]*$")
-_CAPTION = re.compile(r"(?:Figure|Fig\.|FIGURE|Table|TABLE|Abb\.|Abbildung|Tabelle|Tableau|Figura|Tabla) ?\d")
+_CAPTION = re.compile(
+    r"(?:Figure|Fig\.|FIGURE|Table|TABLE|Abb\.|Abbildung|Tabelle|Tableau|Figura|Tabla) ?\d+(?:\.\d+)*[:.] "
+)
 _ROUND_BULLET = re.compile(r"[•▪‣◦·●○■□]\s*")
 
 
