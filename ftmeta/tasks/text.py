@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 
 MAX_ANSWER_WORDS = 60
 _TAG = re.compile(r"<[^>]+>")
@@ -48,6 +49,12 @@ def first_sentence(text: str) -> str | None:
 def with_article(place: str) -> str:
     """The name of a country as it stands inside a sentence: `the Netherlands`, `Italy`."""
     return f"the {place}" if _WITH_ARTICLE.match(place) else place
+
+
+def some_forms(forms: Sequence[str], number: int, about: str) -> tuple[str, ...]:
+    """`number` of the forms of a question, by hash of what it is about: always the same ones, but not for all alike."""
+    first = zlib.crc32(about.encode())
+    return tuple(forms[(first + i) % len(forms)] for i in range(number))
 
 
 def is_clean(answer: str) -> bool:

@@ -7,7 +7,6 @@ the glosses themselves use it. Only that sense is asked for, in the part of spee
 from __future__ import annotations
 
 import re
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from ftmeta.packages import Package
 from ftmeta.tasks.assemble import Fact, Sizes
 from ftmeta.tasks.sources import Source
+from ftmeta.tasks.text import some_forms
 
 _MET = 8  # times, by annotators
 _USED = 10  # glosses that hold the word
@@ -182,9 +182,7 @@ def _both_ways(forms: Sequence[str], word: str, other: str, key: Key) -> list[tu
 
 
 def _questions(forms: Sequence[str], number: int, word: str, key: Key, answer: str) -> list[tuple[str, str]]:
-    """`number` of the forms, not the same ones for every word."""
-    first = zlib.crc32(word.encode())
-    return [(forms[(first + i) % len(forms)].format(w=word, p=key[0]), answer) for i in range(number)]
+    return [(form.format(w=word, p=key[0]), answer) for form in some_forms(forms, number, word)]
 
 
 def _alike(word: str, text: str) -> bool:
