@@ -39,7 +39,11 @@ def encode(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
 
 
 def summarise(tokens: list[list[int]]) -> dict[str, float | int]:
-    lengths = sorted(map(len, tokens))
-    last = len(lengths) - 1
-    quantiles: dict[str, float | int] = {name: lengths[round(share * last)] for name, share in QUANTILES.items()}
-    return quantiles | {"mean": round(sum(lengths) / len(lengths), 2), "total": sum(lengths)}
+    lengths = list(map(len, tokens))
+    return quantiles(lengths) | {"mean": round(sum(lengths) / len(lengths), 2), "total": sum(lengths)}
+
+
+def quantiles(values: list[int]) -> dict[str, float | int]:
+    """Of at least one value; each is one of them."""
+    ordered = sorted(values)
+    return {name: ordered[round(share * (len(ordered) - 1))] for name, share in QUANTILES.items()}

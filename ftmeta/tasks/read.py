@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 MAX_ROW_BYTES = 1 << 20  # no base model here reads a megabyte; longer rows are a file without line ends
+SYNTHESIZED = "task.jsonl"  # the file of a task in the folder that it is made in
 _CHUNK = 1 << 18
 _JSON_SPACE = " \t\r\n"
 _BOMS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
@@ -243,7 +244,9 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
 
 def _read_folder(path: Path) -> list[Rows]:
-    """A folder written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`."""
+    """A folder written by `ftmeta tasks synthesize`, `Dataset.save_to_disk` or `DatasetDict.save_to_disk`."""
+    if (path / SYNTHESIZED).is_file():
+        return read_path(path / SYNTHESIZED)
     if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         inside = sorted(entry.name for entry in path.iterdir())[:5]
         raise DataError(

@@ -1,0 +1,104 @@
+"""Documents -> passages, on Ray's workers: one that hangs or takes all memory costs itself only."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ftmeta.errors import FtmetaError
+from ftmeta.orchestrate.progress import Display
+from ftmeta.synthesis.documents import Unreadable, read_document
+from ftmeta.synthesis.passages import Passage, passages
+from ftmeta.synthesis.report import Reading
+
+READING_LIMIT_S = 120.0  # for one document; a broken PDF can keep a reader busy for ever
+_WARNED = 10  # documents that could not be read, each in a line of its own
+
+log = logging.getLogger("ftmeta.synthesize")
+
+
+def read_passages(root: Path, files: Sequence[Path], limit: int) -> tuple[list[Passage], Reading]:
+    """At most `limit` passages, in the order of their hashes: those with the lowest, so that they are spread over all
+    documents, and are the same again where the limit grows."""
+    lowest: list[tuple[int, Passage]] = []  # a heap: the negative hash, so that the highest is on top
+    seen: set[str] = set()
+    unreadable, notes, documents = [], [], 0
+    base = root if root.is_dir() else root.parent
+    with Display("reading", len(files), "documents", "starting workers") as display:
+        for number, (path, found) in enumerate(_read_all(base, files), start=1):
+            if isinstance(found, Unreadable):
+                unreadable.append((found.name, found.reason))
+            else:
+                note, several = found
+                documents += 1
+                if note is not None:
+                    notes.append((path, note))
+                for passage in several:
+                    if passage.key not in seen:
+                        seen.add(passage.key)
+                        entry = (-int(passage.key, 16), passage)
+                        if len(lowest) < limit:
+                            heapq.heappush(lowest, entry)
+                        elif entry > lowest[0]:
+                            heapq.heapreplace(lowest, entry)
+            display.update(number, f"{len(seen):,} passages")
+    for name, reason in unreadable[:_WARNED]:
+        log.warning("not read: %s: %s", name, reason)
+    if len(unreadable) > _WARNED:
+        log.warning("and %d more that could not be read; the report lists them", len(unreadable) - _WARNED)
+    chosen = [passage for _, passage in sorted(lowest, reverse=True)]
+    return chosen, Reading(documents, unreadable, notes, len(seen), len(chosen))
+
+
+_Read = tuple[str | None, list[Passage]] | Unreadable  # a note on the encoding, and the passages
+
+
+def _passages_of(path: Path, name: str) -> _Read:
+    document = read_document(path, name)
+    return document if isinstance(document, Unreadable) else (document.encoding_note, passages(document))
+
+
+def _read_all(base: Path, files: Sequence[Path]) -> Iterator[tuple[str, _Read]]:
+    """What is in each file, as it is read."""
+    import ray
+
+    read: Any = ray.remote(max_retries=0)(_passages_of)
+    at_a_time = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting = deque(files)
+    running: dict[Any, tuple[str, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < at_a_time:
+            path = waiting.popleft()
+            name = path.relative_to(base).as_posix()
+            running[read.remote(path.absolute(), name)] = (name, time.monotonic())
+        ready, _ = ray.wait(list(running), timeout=1.0)
+        for reference in ready:
+            name, _ = running.pop(reference)
+            yield name, _result(reference, name)
+        for reference, (name, began) in list(running.items()):
+            if time.monotonic() - began > READING_LIMIT_S:
+                ray.cancel(reference, force=True)
+                del running[reference]
+                yield (
+                    name,
+                    Unreadable(name, f"reading it took more than {READING_LIMIT_S:.0f} s; convert it to text first"),
+                )
+
+
+def _result(reference: Any, name: str) -> _Read:
+    import ray
+
+    try:
+        found: _Read = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, FtmetaError):
+            raise error.cause from None
+        return Unreadable(name, f"reading it failed ({' '.join(str(error.cause).split())[:200]})")
+    except ray.exceptions.RayError as error:  # the process died: out of memory, or a crash of a library
+        return Unreadable(name, f"reading it ended its process ({type(error).__name__}); convert it to text first")
+    return found
