@@ -121,7 +121,7 @@ def _tokenize(examples: Sequence[Example], tokenizer: Any, end: str) -> list[Tok
     if not texts:
         return []
     # Tokenised as one text, as the model meets it; a token belongs to the completion if it ends behind the prompt.
-    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)  # `_fit` cuts
     result = []
     for ids, offsets, prompt in zip(encoded["input_ids"], encoded["offset_mapping"], prompts, strict=True):
         start = next(index for index, (_, stop) in enumerate(offsets) if stop > len(prompt))
