@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,8 @@ def _compact(plan: Plan, ledger: Ledger, out: Path, tracking: TrackedSweep) -> l
             results,
             space=plan.space,
             metafeatures={
-                (name, plan.base_model.name): metafeatures(task, tokenizer) for name, task in plan.tasks.items()
+                (name, plan.base_model.name): {**metafeatures(task, tokenizer), **_zero_shot(name, results)}
+                for name, task in plan.tasks.items()
             },
             base_models={plan.base_model.name: plan.base_model},
             hardware={device: profile_of(device) for device in {result.run.device for result in results}},
@@ -133,6 +134,21 @@ def _compact(plan: Plan, ledger: Ledger, out: Path, tracking: TrackedSweep) -> l
             name=plan.sweep.name,
         )
     return results
+
+
+def _zero_shot(task: str, results: Sequence[RunResult]) -> dict[str, float]:
+    """What the base model makes of the task, from fidelity 0 of its runs (ftmeta/finetune/zero_shot.py would measure
+    the same once more); nothing where no run came that far. All runs agree, but for the rounding of different devices:
+    the middle one counts."""
+    from ftmeta.metafeatures import zero_shot
+
+    points = [one.curve[0] for one in results if one.run.task == task and one.curve and one.curve[0].fidelity == 0]
+    known = sorted(
+        (point.val_nll, point.val_token_accuracy)
+        for point in points
+        if point.val_nll is not None and point.val_token_accuracy is not None
+    )
+    return zero_shot(*known[len(known) // 2]) if known else {}
 
 
 def _summary(plan: Plan, results: list[RunResult], state: State, skipped: int, wall_s: float) -> dict[str, Any]:
