@@ -13,6 +13,10 @@ that evidence is not about the case at hand: for a base model that no source run
 tasks. Far means: the root mean square difference of its meta-features (in standard deviations over the source tasks) to
 the nearest source task is more than `FAR` times the largest such distance among the source tasks themselves.
 
+Meta-features that the surrogates look at and that are unknown of a task are taken to be the mean over the source tasks,
+and a warning says so. Those that need the base model (its zero-shot loss) are measured only for surrogates that look at
+them: `describe_task`.
+
 Array legend: N candidates, T fidelities, D hyperparameters, S source tasks, F meta-features.
 """
 
@@ -26,9 +30,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftmeta.costs import usd
-from ftmeta.errors import UserError
+from ftmeta.errors import ModelError, UserError
 from ftmeta.files import DATA
 from ftmeta.hardware import CPU, detect, load_hardware
+from ftmeta.metafeatures import ZERO_SHOT_FEATURES
 from ftmeta.schema import BaseModelInfo, Pipeline, Recommendation, Task
 from ftmeta.space import Categorical, Space, load_pipeline, named_pipelines
 from ftmeta.surrogates import Surrogates
@@ -42,6 +47,7 @@ _CANDIDATE_SEED = 0
 MIN_DISTANCE = 0.15
 WIDER = 1.5
 FAR = 1.5
+_NAMED = 3  # unknown meta-features that a warning names
 _CAP = 10.0  # standard deviations; one meta-feature that never varied before does not decide alone
 
 BUNDLED = DATA / "meta" / "selector"
@@ -81,6 +87,18 @@ class Selector:
     def labels(self) -> dict[str, str]:
         """Pipeline id -> the name it is known by."""
         return {pipeline.id: name for name, pipeline in self._named.items()}
+
+    @cached_property
+    def task_features(self) -> tuple[str, ...]:
+        """The meta-features that predicted scores depend on, beside the lengths and sizes that costs need, sorted."""
+        performance = self.surrogates.performance
+        maps = (performance.features, performance.scale.features)
+        return tuple(sorted({name for one in maps if one is not None for name in one.task_features}))
+
+    @property
+    def uses_zero_shot(self) -> bool:
+        """Whether scores depend on what the base model makes of a task: whether measuring that is of any use."""
+        return any(name in ZERO_SHOT_FEATURES for name in self.task_features)
 
     @cached_property
     def candidates(self) -> list[Pipeline]:
@@ -159,6 +177,12 @@ class Selector:
         if far is not None:
             factor *= WIDER
             warnings.append(f"{far}, so intervals are {WIDER:g} times as wide")
+        unknown = [name for name in self.task_features if name not in metafeatures]
+        if unknown:
+            more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+            warnings.append(
+                f"unknown of this task: {', '.join(unknown[:_NAMED])}{more}; the mean over the source tasks stands in"
+            )
         if surrogates.budget != surrogates.space.budget():
             of = surrogates.budget
             most = "" if of.max_train_examples is None else f" over at most {of.max_train_examples} examples"
@@ -216,8 +240,10 @@ def recommendation_document(
     budget_usd: float | None = None,
     top_k: int = 5,
     hardware: str | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What `ftmeta recommend --json` prints and the service answers. `task` is None if only meta-features are known."""
+    """What `ftmeta recommend --json` prints and the service answers. `task` is None if only meta-features are known;
+    `notes` on how they came about stand before the warnings."""
     chosen_hardware = detect() if hardware is None else hardware
     found, warnings = selector.recommend(
         metafeatures, base_model, budget_s=budget_s, budget_usd=budget_usd, top_k=top_k, hardware=chosen_hardware
@@ -232,9 +258,37 @@ def recommendation_document(
         "hardware": chosen_hardware,
         "metafeatures": dict(metafeatures),
         "recommendations": [_document(one) for one in found],
-        "warnings": warnings,
+        "warnings": [*notes, *warnings],
         "selector": selector.describe(),
     }
+
+
+def describe_task(
+    selector: Selector,
+    task: Task,
+    base_model: BaseModelInfo,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+) -> tuple[dict[str, float], list[str]]:
+    """The meta-features of a task that `selector` can use, and what could not be measured and why.
+
+    The base model is run only if the surrogates look at what comes of it, on `device` (None: a CUDA device where there
+    is one).
+    """
+    from ftmeta.metafeatures import metafeatures
+    from ftmeta.models import fast_tokenizer
+
+    found = metafeatures(task, fast_tokenizer(base_model))
+    if not selector.uses_zero_shot:
+        return found, []
+    from ftmeta.finetune.zero_shot import zero_shot_features
+
+    examples = selector.surrogates.budget.eval_examples  # as many as the source runs were scored on
+    try:
+        return found | zero_shot_features(task, base_model, examples=examples, device=device, threads=threads), []
+    except ModelError as error:
+        return found, [str(error)]
 
 
 def recommend_for_task(
@@ -248,8 +302,7 @@ def recommend_for_task(
     selector: str | None = None,
 ) -> dict[str, Any]:
     """`recommendation_document` for a dataset by name or path."""
-    from ftmeta.metafeatures import metafeatures
-    from ftmeta.models import fast_tokenizer, resolve
+    from ftmeta.models import resolve
     from ftmeta.tasks import load_task
 
     chosen = load_selector(selector)
@@ -257,36 +310,42 @@ def recommend_for_task(
         load_hardware(hardware)  # a wrong name is said before a large file is read
     info = resolve(base_model)
     task = load_task(data)
+    features, notes = describe_task(chosen, task, info)
     return recommendation_document(
         chosen,
-        metafeatures(task, fast_tokenizer(info)),
+        features,
         info,
         task=task,
         budget_s=budget_s,
         budget_usd=budget_usd,
         top_k=top_k,
         hardware=hardware,
+        notes=notes,
     )
 
 
 def choose_pipeline(
-    name: str, task: Task, base_model: BaseModelInfo, space: Space, *, selector: str | None = None
+    name: str,
+    task: Task,
+    base_model: BaseModelInfo,
+    space: Space,
+    *,
+    selector: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
 ) -> Pipeline:
-    """`best`: the first recommendation for `task`; otherwise the named pipeline, or that of a YAML file."""
+    """`best`: the first recommendation for `task`; otherwise the named pipeline, or that of a YAML file. `device` and
+    `threads` are for measuring the base model, if the selector wants that."""
     if name != "best":
         return load_pipeline(name, space)
-    from ftmeta.metafeatures import metafeatures
-    from ftmeta.models import fast_tokenizer
-
     chosen = load_selector(selector)
     if chosen.space.fingerprint != space.fingerprint:
         raise UserError(
             f"the selector recommends pipelines of the space '{chosen.space.name}', and '{space.name}' is in use; "
             "name another selector, or a pipeline file"
         )
-    found, _ = chosen.recommend(
-        metafeatures(task, fast_tokenizer(base_model)), base_model, top_k=1, hardware=CPU
-    )  # no cost is asked for
+    features, _ = describe_task(chosen, task, base_model, device=device, threads=threads)
+    found, _ = chosen.recommend(features, base_model, top_k=1, hardware=CPU)  # no cost is asked for
     return found[0].pipeline
 
 

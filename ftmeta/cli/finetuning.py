@@ -50,7 +50,7 @@ def finetune(
         raise UserError(f"--device is '{device}'; give cpu, cuda or cuda:0")
     info = resolve(base_model)
     task = load_task(data)
-    chosen = choose_pipeline(pipeline, task, info, space, selector=selector)
+    chosen = choose_pipeline(pipeline, task, info, space, selector=selector, device=device, threads=threads)
     with progress_bar() as progress:
         bar = progress.add_task(f"{task.name}: loading {info.name}", total=space.max_fidelity, detail="")
 
