@@ -18,6 +18,7 @@ _MODULES = (
     "country_names",
     "databases",
     "elements",
+    "fantasy_rules",
     "hacker_slang",
     "python_stdlib",
     "vocabulary",
