@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from ftmeta.errors import ConfigError, DataError, FtmetaError, ModelError, UserError
 from ftmeta.hardware import CPU, detect, list_hardware, load_hardware
-from ftmeta.metafeatures import metafeatures
+from ftmeta.metafeatures import FEATURES, ZERO_SHOT_FEATURES, metafeatures
 from ftmeta.models import fast_tokenizer, models_here
 from ftmeta.schema import BaseModelInfo
 from ftmeta.selector import Selector, recommendation_document
 from ftmeta.serving.metrics import Metrics
 from ftmeta.serving.models import RecommendationRequest
+from ftmeta.serving.zero_shot import ZeroShot
 from ftmeta.tasks import load_records
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ class Answering:
         self.default_base_model = (of_selector or list(self._models))[0]
         self.hardware = list_hardware()
         self.default_hardware = _hardware_here()
-        known = (source.metafeatures for source in selector.surrogates.sources)
-        self._metafeatures = {name for of_source in known for name in of_source}
+        self._zero_shot = ZeroShot(selector)
+        known = (FEATURES, ZERO_SHOT_FEATURES, *(source.metafeatures for source in selector.surrogates.sources))
+        self._metafeatures = {name for names in known for name in names}
         records = [json.loads(line) for line in EXAMPLE.read_text(encoding="utf-8").splitlines()]
         options = {"base_model": self.default_base_model, "hardware": self.default_hardware, "top_k": 2}
         self.canary = Canary(records, options, self._ask({**options, "dataset": {"records": records}}))
@@ -78,12 +80,14 @@ class Answering:
         if hardware not in self.hardware:
             raise FieldError("hardware", f"no such hardware here; choose one of {', '.join(self.hardware)}")
         task = None
+        notes: list[str] = []
         if request.dataset.records is not None:
             try:
                 task = load_records(request.dataset.records, "dataset")
             except DataError as error:
                 raise FieldError("dataset.records", str(error)) from None
-            features: Mapping[str, float] = metafeatures(task, tokenizer)
+            measured, notes = self._zero_shot.features(task, info)
+            features: Mapping[str, float] = metafeatures(task, tokenizer) | measured
         else:
             features = self._known(request.dataset.metafeatures or {})
         try:
@@ -96,6 +100,7 @@ class Answering:
                 budget_usd=request.budget_usd,
                 top_k=request.top_k,
                 hardware=hardware,
+                notes=notes,
             )
         except DataError as error:
             raise FieldError("dataset.metafeatures", str(error)) from None
