@@ -24,7 +24,7 @@ _ELSEWHERE = re.compile(  # or nothing but the name again: `Sets the x flag.`
     r"\b(?:this|these|those|above|below|following|previous(?:ly)?|preceding|next|section|chapter|tables? \d|here|such"
     r"|described|listed|discussed|shown|noted|mentioned|respectively|same|similar|like|just|also|counterparts?"
     r"|equivalent|unused|deprecated|obsolete|historical|documentation)\b"
-    r"|the (?:value of the )?[\w-]+ flag\.$|https?:|[=*\\?]|\bi\.e\b|(?<!e\.g)(?<!etc)\. ",
+    r"|the (?:value of the )?[\w-]+ (?:flag|setting)\.$|https?:|[=*\\?]|\bi\.e\b|(?<!e\.g)(?<!etc)\. ",
     re.IGNORECASE,
 )
 _PLAIN_SUBJECT = re.compile(r"(?:This|The) (?:optional )?(?:parameter|variable|option|setting|pragma) (?=[a-z]{3,}s )")

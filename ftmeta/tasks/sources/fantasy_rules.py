@@ -114,7 +114,7 @@ _KINDS = {
     "rarity": Kind(
         (
             "What are the rarity and attunement of the {n}?",
-            "How hard to find is the {n} among treasures, and is attunement needed?",
+            "How hard would it be to find the {n}, and is attunement needed?",
         )
     ),
     "cost": Kind(("What is the price of the {n}?", "How many coins must an adventurer pay for the {n}?")),
