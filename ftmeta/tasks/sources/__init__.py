@@ -15,6 +15,7 @@ from ftmeta.tasks.assemble import Fact, Sizes
 
 _MODULES = (
     "airports",
+    "cell_biology",
     "country_names",
     "databases",
     "elements",
