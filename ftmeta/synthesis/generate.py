@@ -68,7 +68,7 @@ async def generate(model: LanguageModel, key: str, prompt: Prompt, question: Que
             )
         prompt_tokens += reply.prompt_tokens
         completion_tokens += reply.completion_tokens
-        pairs, outcome = read_reply(reply.text, refused=reply.refused)
+        pairs, outcome = read_reply(reply.text, refused=reply.refused, cut=reply.cut)
         if outcome != "malformed":
             break
     return Generated(key, outcome, tuple(pairs), prompt_tokens, completion_tokens, time.monotonic() - began)

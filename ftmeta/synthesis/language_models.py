@@ -32,6 +32,7 @@ class Reply:
     prompt_tokens: int
     completion_tokens: int
     refused: bool = False  # the endpoint says that a filter stopped it
+    cut: bool = False  # it reached the limit of tokens
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class EndpointModel:
                 used = (said.usage.prompt_tokens, said.usage.completion_tokens)
             else:
                 used = (guess_tokens("".join(message["content"] for message in messages)), guess_tokens(text))
-            return Reply(text, *used, refused=refused)
+            return Reply(text, *used, refused=refused, cut=choice.finish_reason == "length")
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise ConfigError(
                 f"the endpoint {self._url} refuses the key ({_said(error)}); set {KEY_VARIABLES[0]} to the right one"
@@ -181,7 +182,8 @@ class TransformersModel:
         for prompt_mask, ids in zip(batch["attention_mask"], made.tolist(), strict=True):
             written = next((i for i, token in enumerate(ids) if token in ends), len(ids))
             text = tokenizer.decode(ids[:written], skip_special_tokens=True)
-            replies.append(Reply(text, int(prompt_mask.sum()), min(written + 1, len(ids))))
+            used = min(written + 1, len(ids))
+            replies.append(Reply(text, int(prompt_mask.sum()), used, cut=written == len(ids)))
         return replies
 
 

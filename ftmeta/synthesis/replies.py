@@ -29,8 +29,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _LINES = re.compile(
-    r"^\W{0,4}(?:\d+[.)]\s*)?(?:\*\*)?Q(?:uestion)?\s*\d*\s*[:.](?:\*\*)?[ \t]*(?P<question>\S[^\n]*)\n+"
-    r"\W{0,4}(?:\*\*)?A(?:nswer)?\s*\d*\s*[:.](?:\*\*)?[ \t]*(?P<answer>\S[^\n]*)",
+    r"^\W{0,4}(?:\d+[.)]\s*)?(?:(?:\*\*)?Q(?:uestion)?\s*\d*\s*[:.](?:\*\*)?[ \t]*)+(?P<question>\S[^\n]*)\n+"
+    r"\W{0,4}(?:(?:\*\*)?A(?:nswer)?\s*\d*\s*[:.](?:\*\*)?[ \t]*)+(?P<answer>\S[^\n]*)",
     re.MULTILINE | re.IGNORECASE,
 )
 
@@ -41,11 +41,16 @@ class Pair:
     answer: str
 
 
-def read_reply(text: str, *, refused: bool = False) -> tuple[list[Pair], Outcome]:
-    """The pairs of a reply in their order, and what kind of reply it is; `refused`: the endpoint says so."""
+def read_reply(text: str, *, refused: bool = False, cut: bool = False) -> tuple[list[Pair], Outcome]:
+    """The pairs of a reply in their order, and what kind of reply it is.
+
+    `refused`: the endpoint says so. `cut`: the reply reached its limit of tokens, so that a last line is half a line.
+    """
     text = _THOUGHTS.sub("", text[:_MAX_CHARACTERS]).strip()
     pairs = list(_json_pairs(text)) or [
-        Pair(_clean(found["question"]), _clean(found["answer"])) for found in _LINES.finditer(text)
+        Pair(_clean(found["question"]), _clean(found["answer"]))
+        for found in _LINES.finditer(text)
+        if not (cut and found.end() == len(text))
     ]
     pairs = [pair for pair in dict.fromkeys(pairs) if pair.question and pair.answer]
     if pairs:

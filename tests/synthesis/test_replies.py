@@ -26,6 +26,7 @@ LIST = json.dumps([vars(A), vars(B)])
         "2. **Question:** What is b?\n   **Answer:** The second letter.",
         LIST.replace("The first letter.", "The first\\n letter."),
         f"{LIST}\n{LIST}",  # said twice
+        "Q: Question: What is a?\nA: Answer: The first letter.\nQ: What is b?\nA: The second letter.",
     ],
 )
 def test_whatever_stands_around_it(text: str) -> None:
@@ -36,6 +37,12 @@ def test_half_of_the_json_gives_the_whole_pairs_in_it() -> None:
     for cut in range(len(json.dumps([vars(A)])), len(LIST) - 1):
         assert read_reply(LIST[:cut]) == ([A], "ok")
     assert read_reply('{"pairs": ' + LIST[:-20]) == ([A], "ok")
+
+
+def test_the_last_line_of_a_reply_that_was_cut_is_half_a_line() -> None:
+    text = "Q: What is a?\nA: The first letter.\nQ: What is b?\nA: The sec"
+    assert read_reply(text, cut=True) == ([A], "ok")
+    assert len(read_reply(text)[0]) == 2
 
 
 @pytest.mark.parametrize(

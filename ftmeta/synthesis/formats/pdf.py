@@ -22,7 +22,8 @@ MAX_CHARACTERS = 50_000_000
 _MONOSPACED = re.compile(
     r"mono|courier|cmtt|sftt|txtt|typewriter|consol|menlo|nimbusmon|sourcecode|firacode", re.IGNORECASE
 )
-_WORD_GAP = 170  # thousandths of the font size; kerning stays below, the narrowest space of justified text above
+_GAP = 0.14  # of the font size; TeX squeezes a space to a sixth, and kerning stays below a tenth
+_NUDGE = 0.12  # what pypdf misses to it where it takes the mean width of the letters for that of a space
 _FOOTNOTE_MARK = re.compile(r"\w{3}[\"'”’)]?[.,;:!?]?[\"'”’)]?$")
 
 
@@ -51,10 +52,12 @@ def read_pdf(raw: bytes) -> Reading:
 
 def _read_pages(reader: Any, page_count: int) -> Reading:
     pages: list[list[Line]] = []
-    broken = characters = 0
+    broken = scanned = characters = 0
     for number in range(page_count):
         try:
-            pages.append(_lines(reader.pages[number]))
+            page = reader.pages[number]
+            pages.append(_lines(page))
+            scanned += not pages[-1] and _has_image(page)
         except MemoryError:
             raise
         except Exception as error:  # pypdf raises many types on damaged pages; the others may be whole
@@ -65,14 +68,13 @@ def _read_pages(reader: Any, page_count: int) -> Reading:
             raise CannotRead(f"a PDF with more than {MAX_CHARACTERS:,} characters of text; split it by chapters")
     if broken == page_count:
         raise CannotRead(_damaged(last_error))
-    empty = sum(not lines for lines in pages)
-    if empty == len(pages):
-        raise CannotRead(
-            f"a scanned PDF: {page_count} page{'s hold' if page_count > 1 else ' holds'} no text; run OCR over it "
-            "first (as with ocrmypdf)"
-        )
+    if not any(pages):
+        if scanned:
+            found = f"a scanned PDF: {page_count} page{'s hold' if page_count > 1 else ' holds'} no text"
+            raise CannotRead(f"{found}; run OCR over it first (as with ocrmypdf)")
+        raise CannotRead("a PDF without text or scanned pages; leave it out, or if it shows text, run OCR over it")
     _refuse_unmapped(pages)
-    notes = [f"{empty} of {page_count} pages hold no text (scanned?)"] * (empty > 0)
+    notes = [f"{scanned} of {page_count} pages are scanned and hold no text"] * (scanned > 0)
     notes += [f"{broken} of {page_count} pages are damaged and left out"] * (broken > 0)
     return Reading(paragraphs(pages), "; ".join(notes) or None)
 
@@ -94,7 +96,8 @@ def _refuse_unmapped(pages: list[list[Line]]) -> None:
 def _lines(page: Any) -> list[Line]:
     """The lines of a page in the order of its content, without those at another angle than most (stamps in margins)."""
     collector = _Collector()
-    page.extract_text(visitor_operand_before=_widen_word_gaps, visitor_text=collector.visit)
+    widen = _GapWidener().visit if _has_spaceless_font(page) else None
+    page.extract_text(visitor_operand_before=widen, visitor_text=collector.visit)
     collector.end_line()
     angles: Counter[int] = Counter()
     for angle, line in collector.lines:
@@ -102,16 +105,61 @@ def _lines(page: Any) -> list[Line]:
     return [line for angle, line in collector.lines if angle == angles.most_common(1)[0][0]]
 
 
-def _widen_word_gaps(operator: bytes, operands: Any, _cm: object, _tm: object) -> None:
-    """Makes pypdf see word gaps in fonts without a space, whose width it guesses too large (XeTeX, LuaTeX): a gap is
-    moved on by the double of the font size and back again, which leaves all places as they were."""
-    if operator != b"TJ" or not operands or not isinstance(operands[0], list):
-        return
-    shown: list[Any] = []
-    for item in operands[0]:
-        is_gap = isinstance(item, (int, float)) and item <= -_WORD_GAP
-        shown += [type(item)(item - 2000), type(item)(2000)] if is_gap else [item]
-    operands[0][:] = shown
+def _resources(page: Any, kind: str) -> list[Any]:
+    resources = page.get("/Resources", {}).get_object().get(kind, {}).get_object()
+    return [resources[name].get_object() for name in resources]
+
+
+def _has_image(page: Any) -> bool:
+    return any(item.get("/Subtype") == "/Image" for item in _resources(page, "/XObject"))
+
+
+def _has_spaceless_font(page: Any) -> bool:
+    """Whether spaces are gaps and no characters, in fonts for which pypdf has to guess how wide a space is."""
+    return any(
+        font.get("/Subtype") == "/Type0" and "/ToUnicode" in font and b"0020>" not in font["/ToUnicode"].get_data()
+        for font in _resources(page, "/Font")
+    )
+
+
+class _GapWidener:
+    """Makes pypdf see the gaps between words that it takes for kerning in fonts without a space (XeTeX, LuaTeX).
+
+    It is shown each operation before it is carried out, and may change the operands: a gap within a string is widened
+    and taken back; one between two strings is widened, which the next line takes back.
+    """
+
+    def __init__(self) -> None:
+        self._size = self._baseline = 0.0
+        self._added = self._in_place = 0.0  # to this line so far, in units of text; what of it tm already has
+
+    def visit(self, operator: bytes, operands: list[Any], cm: list[float], tm: list[float]) -> None:
+        match operator, operands:
+            case b"TJ" | b"Tj", [shown]:
+                self._baseline = tm[5] * cm[3] + cm[5]
+                if isinstance(shown, list):
+                    shown[:] = [part for item in shown for part in _widened(item)]
+            case b"Tf", [_, int() | float() as size]:
+                self._size = float(size)
+            case b"BT", _:
+                self._in_place = 0.0
+            case b"Td" | b"TD", [int() | float() as across, int() | float() as up]:
+                self._start((tm[5] + up * tm[3]) * cm[3] + cm[5])
+                operands[0] = type(across)(across + self._added - self._in_place)
+                self._in_place = self._added
+            case b"Tm", [int() | float() as scale, _, _, _, int() | float() as across, int() | float() as up]:
+                self._start(up * cm[3] + cm[5])
+                operands[4] = type(across)(across + self._added * scale)
+                self._in_place = self._added
+
+    def _start(self, baseline: float) -> None:
+        self._added = self._added + _NUDGE * self._size if abs(baseline - self._baseline) < 0.1 else 0.0
+
+
+def _widened(item: Any) -> list[Any]:
+    if isinstance(item, (int, float)) and item <= -1000 * _GAP:
+        return [type(item)(item - 2000), type(item)(2000)]
+    return [item]
 
 
 class _Collector:

@@ -18,7 +18,7 @@ from ftmeta.synthesis.formats.prose import SENTENCE_END, join_lines, starts_item
 _EDGE_LINES = 2  # how many lines at the top and at the bottom of a page can be running ones
 _DIGITS = re.compile(r"\d+")
 _ROMAN = re.compile(r"[ivxlcIVXLC]{1,7}")
-_LEADERS = re.compile(r"(?:\.\s?){4,}\s*[\divxlc]*$")
+_LEADERS = re.compile(r"(?:\.\s?){6,}\s*[\divxlc]+$")
 _CAPTION = re.compile(
     r"(?:Figure|Fig\.|FIGURE|Table|TABLE|Abb\.|Abbildung|Tabelle|Tableau|Figura|Tabla) ?\d+(?:\.\d+)*[:.] "
 )

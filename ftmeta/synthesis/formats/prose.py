@@ -48,10 +48,10 @@ def _join(left: str, right: str, words: frozenset[str]) -> str:
     rest = _FIRST_WORD.match(right)
     if rest is None or rest[0].lower() in _AFTER_HANGING_HYPHEN:
         return f"{left} {right}"
-    if not rest[0][0].islower():
-        return f"{left}{right}"  # MS-WORD, COVID-19
     whole, compound = f"{divided[1]}{rest[0]}".lower(), f"{divided[1]}-{rest[0]}".lower()
-    keep = compound in words and whole not in words and left[-1] != "\u00ad"
+    if whole in words or left[-1] == "\u00ad":
+        return left[:-1] + right
+    keep = compound in words or not rest[0][0].islower()  # MS-WORD, COVID-19
     return left + right if keep else left[:-1] + right
 
 
