@@ -7,6 +7,7 @@ Markdown report with the machine, the command, and median and range for each cas
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ import typer
 from ftmeta.files import write_text
 
 COLD_ROWS = 2000
+LONG_WORDS = 300  # of a row of a task with long texts
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
@@ -56,16 +58,42 @@ def _help(_: Path) -> dict[str, float]:
     return {"wall s": _wall_s(*_ftmeta("--help"))}
 
 
-def _recommend(folder: Path) -> dict[str, float]:
-    data = folder / "rows.jsonl"
-    if not data.exists():
-        from ftmeta.tasks import load_task
+def _rows(folder: Path, task: str, words: int | None = None) -> Path:
+    """COLD_ROWS rows: the task's examples over and over, or its running text, `words` a row, a fifth of them answer."""
+    data = folder / f"{task}-{words or 'as-they-are'}.jsonl"
+    if data.exists():
+        return data
+    from ftmeta.tasks import load_task
 
-        examples = [example for split in load_task("world-facts").splits.values() for example in split]
-        rows = (examples * (COLD_ROWS // len(examples) + 1))[:COLD_ROWS]
-        lines = (json.dumps({"question": f"{e.prompt} ({i})", "answer": e.completion}) for i, e in enumerate(rows))
-        write_text(data, "\n".join(lines) + "\n")
+    examples = [example for split in load_task(task).splits.values() for example in split]
+    over_and_over = enumerate(itertools.islice(itertools.cycle(examples), COLD_ROWS))
+    pairs = [(f"{example.prompt} ({i})", example.completion) for i, example in over_and_over]
+    if words is not None:
+        text = [word for pair in pairs for word in " ".join(pair).split()]
+        answer = words // 5
+        cut = [text[(i * words) % (len(text) - words) :][:words] for i in range(COLD_ROWS)]
+        pairs = [(f"{' '.join(one[:-answer])} ({i})", " ".join(one[-answer:])) for i, one in enumerate(cut)]
+    lines = (json.dumps({"question": question, "answer": answer}) for question, answer in pairs)
+    write_text(data, "\n".join(lines) + "\n")
+    return data
+
+
+def _recommend(folder: Path) -> dict[str, float]:
+    data = _rows(folder, "world-facts")
     return {"wall s": _wall_s(*_ftmeta("recommend", str(data), "--json"))}
+
+
+def _metafeatures(words: int | None) -> Callable[[Path], dict[str, float]]:
+    program = (
+        "import sys; from ftmeta.metafeatures import metafeatures; from ftmeta.models import fast_tokenizer, resolve; "
+        "from ftmeta.tasks import load_task; "
+        "metafeatures(load_task(sys.argv[1]), fast_tokenizer(resolve('phi3-micro')))"
+    )
+
+    def measure(folder: Path) -> dict[str, float]:
+        return {"wall s": _wall_s(sys.executable, "-c", program, str(_rows(folder, "web-platform", words)))}
+
+    return measure
 
 
 def _run(task: str) -> Callable[[Path], dict[str, float]]:
@@ -83,6 +111,15 @@ CASES = (
     Case("import ftmeta", 'python -c "import ftmeta"', _import, {"wall s": 0.5}),
     Case("help", "ftmeta --help", _help, {"wall s": 0.5}),
     Case(f"recommend, {COLD_ROWS:,} rows, cold", "ftmeta recommend rows.jsonl --json", _recommend, {"wall s": 5.0}),
+    *(
+        Case(
+            f"meta-features, {COLD_ROWS:,} rows of {rows}, cold",
+            'python -c "metafeatures(load_task(rows.jsonl), fast_tokenizer(resolve(phi3-micro)))"',
+            _metafeatures(words),
+            {"wall s": 2.0},
+        )
+        for rows, words in (("web-platform", None), (f"{LONG_WORDS} words", LONG_WORDS))
+    ),
     *(
         Case(
             f"one run, {task}",
