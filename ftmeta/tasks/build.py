@@ -25,6 +25,7 @@ from ftmeta.tasks.load import task_fingerprint
 from ftmeta.tasks.sources import Source, sources
 
 _REGISTRIES = {"apt": "Debian", "pip": "PyPI", "npm": "npm"}
+_CHANGELOGS = ("changelog.Debian.gz", "changelog.gz")
 _SAMPLES = 10
 _QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
 
@@ -168,8 +169,11 @@ def _document(package: Package, folder: Path) -> str:
 
 
 def _debian_version(folder: Path, package: str) -> str:
-    """The version in the changelog that every Debian package carries."""
-    changelog = folder / "usr" / "share" / "doc" / package / "changelog.Debian.gz"
+    """The version in the changelog that every Debian package carries; where Debian is the author, it has no suffix."""
+    documents = folder / "usr" / "share" / "doc" / package
+    changelog = next((path for path in (documents / name for name in _CHANGELOGS) if path.is_file()), None)
+    if changelog is None:
+        raise DataError(f"'{documents}' holds none of {', '.join(_CHANGELOGS)}; fetch the package {package} again")
     with gzip.open(changelog, "rt", encoding="utf-8") as file:
         found = re.search(r"\(([^)]+)\)", file.readline())
     if found is None:
