@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ftmeta.models import LoadedModel
 
 log = logging.getLogger("ftmeta.serving")
-MAX_FLOPS = 1e12  # phi3-micro: 0.3e12, five seconds of one core; usual rows take a tenth of that
+MAX_FLOPS = 1e12  # phi3-micro: 0.3e12, six seconds of one core; usual rows take a tenth of that
 
 
 class ZeroShot:
