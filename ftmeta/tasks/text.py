@@ -36,7 +36,7 @@ def sentences(text: str) -> Iterator[str]:
     """The whole sentences of plain text, in order; what follows the last full stop is left out."""
     start = 0
     for end in _SENTENCE_END.finditer(text):
-        if not _ABBREVIATION.search(text[: end.start()]):
+        if not _ABBREVIATION.search(text[start : end.start()]):
             yield text[start : end.end()].strip()
             start = end.end()
 
