@@ -21,6 +21,7 @@ _MODULES = (
     "elements",
     "fantasy_rules",
     "hacker_slang",
+    "history",
     "python_stdlib",
     "vocabulary",
     "web_platform",
