@@ -211,7 +211,7 @@ def life_facts(entries: Iterable[tuple[str, str]]) -> Iterator[Fact]:
 
 
 def event_facts(entries: Iterable[tuple[str, str]]) -> Iterator[Fact]:
-    """Events with a year: one a day, and none that another entry of the same year, or of two days, tells too."""
+    """Events with a year: one a day, and where several entries of a year seem to tell the same, the first of them."""
     events: dict[str, tuple[str, str]] = {}  # year and text by the whole date
     for day, text in sorted(entries):
         found = _EVENT.fullmatch(text)
