@@ -123,8 +123,9 @@ def _with_noise(train: list[Example], share: float, salt: str) -> list[Example]:
     return noisy
 
 
-def _kind(example: Example) -> str:
-    return (example.fact or "").rpartition("/")[2]
+def _kind(example: Example) -> tuple[str, str]:
+    """Of the fact and, by its first word, of the question: `Which city ..?` is not answered with a date."""
+    return (example.fact or "").rpartition("/")[2], example.prompt.split()[0]
 
 
 def _example(question: str, answer: str, fact: str, seen: bool | None) -> Example:

@@ -128,7 +128,7 @@ def test_assembly_refuses_too_few_facts() -> None:
 def test_noise_exchanges_answers_of_one_kind_in_training_only() -> None:
     kinds = ("colour", "size")
     facts = [
-        Fact(f"f{i}/{k}", ((f"What {k} has thing{i}?", f"{k} {i}"), (f"Object{i}, {k}?", f"{k} {i}")))
+        Fact(f"f{i}/{k}", ((f"What {k} has thing{i}?", f"{k} {i}"), (f"Tell the {k} of object{i}.", f"{k} {i}")))
         for i in range(60)
         for k in kinds
     ]
