@@ -90,7 +90,9 @@ def test_whatever_the_endpoint_does_is_counted(documents: Path, tmp_path: Path) 
 def test_an_endpoint_that_goes_down_costs_nothing_that_was_done(documents: Path, tmp_path: Path) -> None:
     chosen: dict[str, Any] = {"concurrency": 2}
     with endpoint(lambda number, prompt: "pairs" if number < 9 else "503") as server:
-        with pytest.raises(FtmetaError, match=r"does not answer .*; 9 passages are done and kept: run the same command"):
+        with pytest.raises(
+            FtmetaError, match=r"does not answer .*; 9 passages are done and kept: run the same command"
+        ):
             synthesize(settings(documents, server.url, **chosen), tmp_path / "out")
         assert len(server.requests) < 30  # it is not asked about every passage
         report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
