@@ -11,7 +11,7 @@ export RAY_AUTH_MODE := token
 export TOKENIZERS_PARALLELISM := false
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-fast lint format up stop status doctor bench bench-gpu pretrain clean
+.PHONY: help install demo test test-fast lint format up stop status doctor bench bench-gpu report-tasks pretrain clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ bench: $(STAMP)  ## speed and memory of the spine against its targets
 
 bench-gpu: $(STAMP)  ## what waits for a CUDA device: the Phi-3-mini architecture, GPU tests
 	@$(BIN)/python -m jobs.bench_gpu
+
+report-tasks: $(STAMP)  ## finetune on the bundled tasks and write docs/reports/tasks.md (an hour; goes on where it stopped)
+	@$(BIN)/ftmeta collect jobs/configs/collect-tasks.yaml --out out/tasks-sweep
+	@$(BIN)/python -m jobs.report_tasks --sweep out/tasks-sweep --out docs/reports/tasks.md
 
 pretrain: $(STAMP)  ## rebuild phi3-micro into out/phi3-micro (7 minutes on an H100; its card says what a CPU takes)
 	@$(BIN)/python -m jobs.pretrain_micro --config jobs/configs/pretrain-micro.yaml --out out/phi3-micro

@@ -1,0 +1,1 @@
+"""The report of jobs/report_tasks.py: findings.py computes, page.py writes Markdown, plots.py draws."""
