@@ -33,7 +33,7 @@ _LATIN = frozenset({"cp1252", "cp1250", "cp1254", "cp1257", "iso8859_2"})
 _CENTRAL_EUROPEAN = frozenset({"pl", "cs", "sk", "hu", "hr", "sl", "ro", "bs", "sq"})
 _SPOKEN = {"cp932": "Shift-JIS", "cp949": "EUC-KR", "gb18030": "GB 18030", "big5": "Big5", "iso8859_1": "ISO 8859-1"}
 _SAMPLE_BYTES = 200_000
-_CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\x1b"))
+_CONTROL = bytes(set(range(1, 32)) - set(b"\t\n\r\f\x1b"))  # without NUL, of which UTF-16 is full
 _SAVE_AS_UTF8 = "save it as UTF-8, for example with iconv -f ENCODING -t UTF-8 OLD > NEW"
 
 
@@ -74,7 +74,7 @@ def _refuse_binary(raw: bytes) -> None:
         if raw.startswith(signature):
             raise CannotRead(f"not text by its first bytes but {what}")
     head = raw[:_SAMPLE_BYTES]
-    if len(head) - len(head.translate(None, _CONTROL.replace(b"\0", b""))) > 0.02 * len(head):
+    if len(head) - len(head.translate(None, _CONTROL)) > max(4, 0.02 * len(head)):
         raise CannotRead("a binary file with the suffix of a text file; leave it out, or convert it to text")
 
 

@@ -11,7 +11,8 @@ from ftmeta.synthesis.formats.encoding import decode
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-_FRONT_MATTER = re.compile(r"\s*(---|\+\+\+)[ \t]*\r?\n.*?\r?\n\1[ \t]*(?:\r?\n|$)", re.DOTALL)
+_FRONT_MATTER = re.compile(r"\A\s*(---|\+\+\+)[ \t]*\r?\n.*?\r?\n\1[ \t]*(?:\r?\n|$)", re.DOTALL)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
 _BREAKS = frozenset({"softbreak", "hardbreak"})
 
@@ -21,8 +22,7 @@ def read_markdown(raw: bytes) -> Reading:
     with needs_extra():
         from markdown_it import MarkdownIt
     parser = MarkdownIt("commonmark").enable("table")
-    front_matter = _FRONT_MATTER.match(text)
-    return Reading(_paragraphs(parser.parse(text[front_matter.end() :] if front_matter else text)), note)
+    return Reading(_paragraphs(parser.parse(_COMMENT.sub("", _FRONT_MATTER.sub("", text)))), note)
 
 
 def _paragraphs(tokens: list[Token]) -> list[str]:

@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import re
+import unicodedata
 from collections import Counter
 from typing import Any
 
@@ -18,6 +19,8 @@ from ftmeta.errors import MissingDependencyError
 from ftmeta.synthesis.formats import CannotRead, Reading, needs_extra
 from ftmeta.synthesis.formats.pdf_layout import Line, paragraphs
 
+_COMBINING = {"¨": "\u0308", "´": "\u0301", "ˆ": "\u0302", "˜": "\u0303", "ˇ": "\u030c", "˚": "\u030a"}
+_SPACING_ACCENT = re.compile(f"([{''.join(_COMBINING)}])([A-Za-z])")
 MAX_CHARACTERS = 50_000_000
 _MONOSPACED = re.compile(
     r"mono|courier|cmtt|sftt|txtt|typewriter|consol|menlo|nimbusmon|sourcecode|firacode", re.IGNORECASE
@@ -96,8 +99,8 @@ def _refuse_unmapped(pages: list[list[Line]]) -> None:
 def _lines(page: Any) -> list[Line]:
     """The lines of a page in the order of its content, without those at another angle than most (stamps in margins)."""
     collector = _Collector()
-    widen = _GapWidener().visit if _has_spaceless_font(page) else None
-    page.extract_text(visitor_operand_before=widen, visitor_text=collector.visit)
+    widener = _GapWidener(_NUDGE if _has_spaceless_font(page) else 0.0)
+    page.extract_text(visitor_operand_before=widener.visit, visitor_text=collector.visit)
     collector.end_line()
     angles: Counter[int] = Counter()
     for angle, line in collector.lines:
@@ -106,8 +109,9 @@ def _lines(page: Any) -> list[Line]:
 
 
 def _resources(page: Any, kind: str) -> list[Any]:
-    resources = page.get("/Resources", {}).get_object().get(kind, {}).get_object()
-    return [resources[name].get_object() for name in resources]
+    found = page.get("/Resources")
+    named = found and found.get_object().get(kind)
+    return [item.get_object() for item in named.get_object().values()] if named else []
 
 
 def _has_image(page: Any) -> bool:
@@ -115,7 +119,7 @@ def _has_image(page: Any) -> bool:
 
 
 def _has_spaceless_font(page: Any) -> bool:
-    """Whether spaces are gaps and no characters, in fonts for which pypdf has to guess how wide a space is."""
+    """Whether words are apart without a space character (XeTeX, LuaTeX): pypdf guesses too wide a space then."""
     return any(
         font.get("/Subtype") == "/Type0" and "/ToUnicode" in font and b"0020>" not in font["/ToUnicode"].get_data()
         for font in _resources(page, "/Font")
@@ -123,13 +127,14 @@ def _has_spaceless_font(page: Any) -> bool:
 
 
 class _GapWidener:
-    """Makes pypdf see the gaps between words that it takes for kerning in fonts without a space (XeTeX, LuaTeX).
+    """Makes pypdf see the gaps between words that it takes for kerning in fonts that have no space of their own.
 
     It is shown each operation before it is carried out, and may change the operands: a gap within a string is widened
-    and taken back; one between two strings is widened, which the next line takes back.
+    and taken back; one between two strings is widened by `nudge`, which the next line takes back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nudge: float) -> None:
+        self._nudge = nudge  # of the font size
         self._size = self._baseline = 0.0
         self._added = self._in_place = 0.0  # to this line so far, in units of text; what of it tm already has
 
@@ -153,7 +158,7 @@ class _GapWidener:
                 self._in_place = self._added
 
     def _start(self, baseline: float) -> None:
-        self._added = self._added + _NUDGE * self._size if abs(baseline - self._baseline) < 0.1 else 0.0
+        self._added = self._added + self._nudge * self._size if abs(baseline - self._baseline) < 0.1 else 0.0
 
 
 def _widened(item: Any) -> list[Any]:
@@ -192,10 +197,18 @@ class _Collector:
             for part, _, place in self._pieces:
                 text += _raised(text, part) if place.size < 0.85 * most.size and place.y > most.y + 1 else part
             monospaced = all(place.monospaced for _, _, place in pieces)
-            line = Line(text.strip(), pieces[0][2].x, most.y, round(most.size, 1), monospaced)
+            line = Line(
+                _SPACING_ACCENT.sub(_composed, text).strip(), pieces[0][2].x, most.y, round(most.size, 1), monospaced
+            )
             if line.text:
                 self.lines.append((angle, line))
         self._pieces.clear()
+
+
+def _composed(accented: re.Match[str]) -> str:
+    """TeX's old fonts set an accent before its letter: `u` with a diaeresis comes as `¨u`."""
+    letter = unicodedata.normalize("NFC", accented[2] + _COMBINING[accented[1]])
+    return letter if len(letter) == 1 else accented[0]
 
 
 def _raised(before: str, part: str) -> str:

@@ -13,7 +13,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ftmeta.synthesis.formats.prose import SENTENCE_END, join_lines, starts_item, usual_width, words_of
+from ftmeta.synthesis.formats.prose import (
+    ROUND_BULLET,
+    SENTENCE_END,
+    as_item,
+    columns,
+    join_lines,
+    starts_item,
+    usual_width,
+    words_of,
+)
 
 _EDGE_LINES = 2  # how many lines at the top and at the bottom of a page can be running ones
 _DIGITS = re.compile(r"\d+")
@@ -22,7 +31,6 @@ _LEADERS = re.compile(r"(?:\.\s?){6,}\s*[\divxlc]+$")
 _CAPTION = re.compile(
     r"(?:Figure|Fig\.|FIGURE|Table|TABLE|Abb\.|Abbildung|Tabelle|Tableau|Figura|Tabla) ?\d+(?:\.\d+)*[:.] "
 )
-_ROUND_BULLET = re.compile(r"[•▪‣◦·●○■□]\s*")
 
 
 @dataclass(frozen=True)
@@ -56,12 +64,13 @@ def _without_running_lines(pages: list[list[Line]]) -> list[list[Line]]:
     )
     offset, numbered = offsets.most_common(1)[0] if offsets else (0, 0)
     is_numbered = numbered >= max(3, len(pages) / 2)
+    often = min(len(pages), max(3, len(pages) // 50))
     kept = []
     for page, (lines, edge) in enumerate(zip(pages, edges, strict=True)):
         running = {
             line
             for line in edge
-            if (len(pages) > 1 and repeated[_key(line)] >= min(3, len(pages)))
+            if (len(pages) > 1 and repeated[_key(line)] >= often)
             or (is_numbered and page + offset in _numbers(line))
             or _ROMAN.fullmatch(line.text)
             or line.text == str(page + 1)
@@ -105,7 +114,7 @@ class _Layout:
         self.width = usual_width(line.text for line in lines if line.size == self.body_size)
 
     def paragraphs(self, pages: list[list[Line]]) -> list[str]:
-        return [join_lines((_unbulleted(line.text) for line in block), self.words) for block in self._stitched(pages)]
+        return [as_item(join_lines((line.text for line in block), self.words)) for block in self._stitched(pages)]
 
     def _stitched(self, pages: list[list[Line]]) -> Iterator[list[Line]]:
         """Paragraphs over columns and pages. What stands aside, captions and footnotes, comes after the paragraph that
@@ -141,7 +150,7 @@ class _Layout:
         drop = above.y - below.y
         if not -1 < drop <= 1.15 * self.leading.get(above.size, 1.25 * above.size):  # a gap, or the next column
             return True
-        if _differ(above.size, below.size) or _ROUND_BULLET.match(below.text) or _CAPTION.match(below.text):
+        if _differ(above.size, below.size) or ROUND_BULLET.match(below.text) or _CAPTION.match(below.text):
             return True
         ended, short = self._ended(above), self._is_short(above)
         indented = abs(below.x - above.x) > 0.8 * above.size
@@ -161,12 +170,8 @@ class _Layout:
         return SENTENCE_END.search(line.text) is not None
 
     def _is_short(self, line: Line) -> bool:
-        return len(line.text) < 0.7 * self.width
+        return columns(line.text) < 0.7 * self.width
 
 
 def _differ(one: float, other: float) -> bool:
     return abs(one - other) > 0.08 * one
-
-
-def _unbulleted(line: str) -> str:
-    return _ROUND_BULLET.sub("- ", line, count=1)

@@ -11,9 +11,13 @@ from ftmeta.synthesis.formats.prose import unwrap, usual_width, words_of
 
 def read_plain(raw: bytes) -> Reading:
     text, note = decode(raw)
+    return Reading(plain_paragraphs(text), note)
+
+
+def plain_paragraphs(text: str) -> list[str]:
     lines = text.expandtabs().replace("\f", "\n\n").splitlines()
     width, words = usual_width(lines), words_of(lines)
-    return Reading([paragraph for block in blocks(lines) for paragraph in unwrap(block, width, words)], note)
+    return [paragraph for block in blocks(lines) for paragraph in unwrap(block, width, words)]
 
 
 def blocks(lines: list[str]) -> Iterator[list[str]]:

@@ -6,7 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-BULLET = re.compile(r"[•▪‣◦·●○■□–*+-]\s+(?=\S)")
+ROUND_BULLET = re.compile(r"[•▪‣◦●○■□\uf0b7]\s*|·\s+")  # U+F0B7 is that of Word's Symbol font
+_BULLET = re.compile(r"[•▪‣◦·●○■□–*+-]\s+(?=\S)")
 SENTENCE_END = re.compile(r"[.!?:。！？：…][\"'”’)\]»」』]*$")
 _NUMBERED = re.compile(r"\(?(?:\d{1,3}|[a-z]|[ivx]{1,4})[.)]\s+(?=\S)")
 _HYPHEN = re.compile(r"(\w+)[-‐\u00ad]$")
@@ -27,7 +28,13 @@ def tidy(paragraph: str) -> str:
 
 def starts_item(line: str) -> bool:
     """Whether a line is the first of a list item: `- like this`, `1. this`, `(a) this`."""
-    return BULLET.match(line) is not None or _NUMBERED.match(line) is not None
+    return _BULLET.match(line) is not None or _NUMBERED.match(line) is not None
+
+
+def as_item(paragraph: str) -> str:
+    """A list item written with `- `, whatever its bullet; other paragraphs as they are."""
+    bullet = ROUND_BULLET.match(paragraph) or _BULLET.match(paragraph)
+    return f"- {paragraph[bullet.end() :]}" if bullet else paragraph
 
 
 def join_lines(lines: Iterable[str], words: frozenset[str] = frozenset()) -> str:
@@ -62,9 +69,14 @@ def words_of(lines: Iterable[str]) -> frozenset[str]:
     )
 
 
+def columns(text: str) -> int:
+    """How wide a line is, where a Chinese or Japanese character takes the room of two Latin ones."""
+    return len(text) if text.isascii() else len(text) + len(_CJK.findall(text))
+
+
 def usual_width(lines: Iterable[str]) -> int:
-    """The column at which the lines of a document were wrapped: what nine tenths of the longer lines keep within."""
-    lengths = sorted(length for line in lines if (length := len(line.rstrip())) >= 20)
+    """The width at which the lines of a document were wrapped: what nine tenths of the longer lines keep within."""
+    lengths = sorted(length for line in lines if (length := columns(line.rstrip())) >= 20)
     return lengths[len(lengths) * 9 // 10] if lengths else 0
 
 
@@ -74,21 +86,21 @@ def unwrap(block: Sequence[str], width: int, words: frozenset[str] = frozenset()
     A line end is the work of wrapping where the next word would not have fitted; elsewhere somebody meant it, and the
     next line starts a paragraph (a list item, a row, a verse), unless it starts in lower case within a sentence.
     """
-    longest = max(len(line.rstrip()) for line in block)
-    limit = max(longest, width * 4 // 5)  # parts of a document may be narrower than the rest
+    longest = max(columns(line.rstrip()) for line in block)
+    limit = 0.85 * max(longest, 0.8 * width)  # parts of a document may be narrower; people wrap by eye
     groups: list[list[str]] = []
     for line in block:
         if groups and longest < _NEVER_WRAPPED and _continues(groups[-1][-1], line, limit):
             groups[-1].append(line)
         else:
             groups.append([line])
-    return [join_lines(group, words) for group in groups]
+    return [as_item(join_lines(group, words)) for group in groups]
 
 
-def _continues(line: str, following: str, limit: int) -> bool:
+def _continues(line: str, following: str, limit: float) -> bool:
     following = following.strip()
     if starts_item(following):
         return False
-    if len(line.rstrip()) + 1 + len(following.split(maxsplit=1)[0]) > limit:
+    if columns(line.rstrip()) + 1 + columns(following.split(maxsplit=1)[0]) > limit:
         return True
     return following[:1].islower() and SENTENCE_END.search(line.rstrip()) is None
