@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -35,6 +36,9 @@ def synthesize(
         str | None, typer.Option(help="Keep pairs in this language, as en; default: that of the documents.")
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="A YAML file with a prompt of your own.")] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="Where a model without --llm-url runs: all cores, or one GPU.")
+    ] = "cpu",
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask again about passages that the model gave no reply to.")
     ] = False,
@@ -67,6 +71,9 @@ def synthesize(
             concurrency=concurrency,
             timeout_s=timeout,
             language=language,
+            device=device,
+            cpus_per_model=1 if device == "cuda" or address is not None else os.cpu_count() or 1,
+            gpus_per_model=int(device == "cuda"),
         )
     except ValidationError as error:
         wrong = error.errors()[0]

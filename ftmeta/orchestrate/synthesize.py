@@ -24,6 +24,7 @@ from ftmeta.synthesis.documents import find_documents
 from ftmeta.synthesis.filters import language_of
 from ftmeta.synthesis.generate import Journal, Question
 from ftmeta.synthesis.passages import Passage
+from ftmeta.synthesis.language_models import require_model
 from ftmeta.synthesis.prompts import JSON_PROMPT, LINES_PROMPT, load_prompt
 from ftmeta.synthesis.report import report, write_report
 from ftmeta.synthesis.settings import Synthesis
@@ -39,6 +40,7 @@ def synthesize(
     down, after writing what can be made of what there is.
     """
     require_writable(out)
+    require_model(settings)
     root = Path(settings.documents).expanduser()
     files = find_documents(root)
     prompt = load_prompt(settings.prompt or (JSON_PROMPT if settings.llm_url else LINES_PROMPT))

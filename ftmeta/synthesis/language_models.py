@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ftmeta.errors import ConfigError, MissingDependencyError
 from ftmeta.synthesis.prompts import Messages
+from ftmeta.synthesis.settings import Synthesis
 
 if TYPE_CHECKING:
     import openai
@@ -55,12 +56,20 @@ class Limits:
     retries: int = 4  # of time-outs, 408, 409, 429 and 5xx, with growing waits, or as Retry-After says
 
 
+def require_model(settings: Synthesis) -> None:
+    """Raises UserError, before a long reading of documents, for what cannot be a model: no address, an unknown name."""
+    if settings.llm_url is None:
+        from ftmeta.models import resolve
+
+        resolve(settings.model)
+    elif not settings.llm_url.startswith(("http://", "https://")):
+        raise ConfigError(f"the endpoint '{settings.llm_url}' is no address; give it as http://host:8000/v1")
+
+
 class EndpointModel:
     """A model behind `url`, as https://host/v1: vLLM, SGLang, llama.cpp, Ollama, or a provider."""
 
     def __init__(self, url: str, model: str, key: str | None, limits: Limits) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"the endpoint '{url}' is no address; give it as http://host:8000/v1")
         try:
             import openai
         except ImportError:

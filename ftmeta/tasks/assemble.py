@@ -104,7 +104,7 @@ def _next_fact(waiting: list[Fact], teaches: bool) -> tuple[Fact, list[int]]:
 def _with_noise(train: list[Example], share: float, salt: str) -> list[Example]:
     """Gives exactly `share` of the examples the answer of the next one, in an order of hashes, of the same kind."""
     order = sorted(range(len(train)), key=lambda i: _hash(salt, "noise", train[i].prompt))
-    of_kind: dict[str, list[int]] = defaultdict(list)
+    of_kind: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i in order:
         of_kind[_kind(train[i])].append(i)
     noisy, left = list(train), round(share * len(train))

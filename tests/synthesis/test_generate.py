@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ftmeta.errors import ConfigError, UserError
+from ftmeta.errors import ConfigError, ModelError, UserError
 from ftmeta.synthesis.generate import Generated, Journal, Question, generate
-from ftmeta.synthesis.language_models import EndpointModel, Limits
+from ftmeta.synthesis.language_models import EndpointModel, Limits, require_model
 from ftmeta.synthesis.prompts import load_prompt
 from ftmeta.synthesis.replies import Pair
+from ftmeta.synthesis.settings import Synthesis
 from tests.synthesis.conftest import lamps
 from tests.synthesis.endpoint import Script, endpoint
 
@@ -97,9 +98,11 @@ def test_what_no_repetition_mends(behaviour: str, said: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_no_address() -> None:
+def test_what_cannot_be_a_model_is_said_at_once() -> None:
     with pytest.raises(ConfigError, match=r"'localhost:8000' is no address; give it as http://"):
-        EndpointModel("localhost:8000", "m", None, LIMITS)
+        require_model(Synthesis(documents="x", model="m", llm_url="localhost:8000"))
+    with pytest.raises(ModelError, match="unknown base model 'nope'"):
+        require_model(Synthesis(documents="x", model="nope"))
 
 
 DONE = Generated("a", "ok", (Pair("What is é?", "A letter."),), 10, 5, 1.0)
