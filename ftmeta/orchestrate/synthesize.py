@@ -23,8 +23,8 @@ from ftmeta.synthesis.dataset import Made, sift, write_task
 from ftmeta.synthesis.documents import find_documents
 from ftmeta.synthesis.filters import language_of
 from ftmeta.synthesis.generate import Journal, Question
-from ftmeta.synthesis.passages import Passage
 from ftmeta.synthesis.language_models import require_model
+from ftmeta.synthesis.passages import Passage
 from ftmeta.synthesis.prompts import JSON_PROMPT, LINES_PROMPT, load_prompt
 from ftmeta.synthesis.report import report, write_report
 from ftmeta.synthesis.settings import Synthesis
