@@ -26,15 +26,26 @@ def load_task(data: str | os.PathLike[str], *, name: str | None = None, seed: in
     same name, which `./NAME` still reaches. Raises DataError, which names the file and row and says what to do.
     """
     text = os.fspath(data)
+    sources = find_rows(text)
     if text in bundled_tasks():
-        return _task(read_path(bundled_examples(text)), name or text, text, seed, bundled_card(text))
+        return _task(sources, name or text, text, seed, bundled_card(text))
     path = Path(text).expanduser()
+    if path.exists():
+        return _task(sources, name or (path.name if path.is_dir() else path.stem), str(path), seed)
+    return _task(sources, name or text.split("/")[-1], text, seed)
+
+
+def find_rows(data: str) -> list[Rows]:
+    """The rows of what a user names: of each split that it names, unread. Raises DataError for what is not there."""
+    if data in bundled_tasks():
+        return read_path(bundled_examples(data))
+    path = Path(data).expanduser()
     if path.exists() or path.suffix.lower() in READERS:
-        return _task(read_path(path), name or (path.name if path.is_dir() else path.stem), str(path), seed)
-    if is_hub_id(text):
-        return _task(read_hub(text), name or text.split("/")[-1], text, seed)
+        return read_path(path)
+    if is_hub_id(data):
+        return read_hub(data)
     raise DataError(
-        f"'{text}' is no file or folder, nor a bundled task ({', '.join(bundled_tasks())}), "
+        f"'{data}' is no file or folder, nor a bundled task ({', '.join(bundled_tasks())}), "
         "nor a hub id of the form owner/name; check the spelling"
     )
 

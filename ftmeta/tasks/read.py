@@ -2,8 +2,9 @@
 
 In: a path or hub id. Out: for each split that the source names (None where it names none) an iterator of
 (row number, row). Rows count from 1: lines of a JSONL file, elements of a JSON array, records below the header of a
-CSV file. Text is read in bounded pieces, so that a file with one endless line is refused, not loaded. Nothing here
-looks at what the columns mean; see rows.py.
+CSV file. A row that is broken while those behind it can be read is a DataError in its place. Text is read in bounded
+pieces, so that a file with one endless line is refused, not loaded. Nothing here looks at what the columns mean; see
+rows.py.
 """
 
 from __future__ import annotations
@@ -69,7 +70,10 @@ def read_path(path: Path) -> list[Rows]:
 def _read_jsonl(path: Path) -> Iterator[Row]:
     for number, line in _lines(path):
         if line.strip():
-            yield number, _parse_json(line, f"{path.name}, row {number}")
+            try:
+                yield number, _parse_json(line, f"{path.name}, row {number}")
+            except DataError as error:
+                yield number, error
 
 
 def _parse_json(text: str, where: str) -> object:
@@ -206,12 +210,16 @@ def _read_csv(path: Path) -> Iterator[Row]:
                     raise DataError(f"'{path.name}': the header has the column {twice[0]!r} twice; rename one")
                 continue
             number += 1
-            if len(fields) != len(header):
-                raise DataError(
-                    f"{path.name}, row {number} (line {reader.line_num}): {len(fields)} fields, but the header has "
-                    f"{len(header)} columns; text with a comma, quote or line end needs quotes around it"
+            if len(fields) == len(header):
+                yield number, dict(zip(header, fields, strict=True))
+            else:
+                yield (
+                    number,
+                    DataError(
+                        f"{path.name}, row {number} (line {reader.line_num}): {len(fields)} fields, but the header has "
+                        f"{len(header)} columns; text with a comma, quote or line end needs quotes around it"
+                    ),
                 )
-            yield number, dict(zip(header, fields, strict=True))
 
 
 @contextlib.contextmanager

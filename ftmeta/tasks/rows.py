@@ -46,26 +46,24 @@ class Placed:
     split: Split | None
 
 
+@dataclass(frozen=True)
+class Empty:
+    """A row without text in the column of its prompt or its answer."""
+
+    column: str
+
+
 def read_examples(source: Rows) -> Iterator[Placed]:
     """The examples of one source. Raises DataError for the first row that is malformed, and, after the last row, for
     all rows whose prompt or answer is empty."""
-    layout: tuple[str, ...] | None = None
-    given = None if source.split is None else _split_name(source.split, f"the split '{source.split}' of {source.label}")
     empty: dict[str, list[int]] = {}
-    for number, row in source.rows:
-        where = f"{source.label}, row {number}"
-        if not isinstance(row, Mapping):
-            raise DataError(f"{where}: {_kind(row)} instead of an object with columns; wanted {_wanted()}")
-        if layout is None:
-            layout = _find_layout(row, source.label)
-        example, column = _example(row, layout, where)
-        if column is not None:
-            empty.setdefault(column, []).append(number)
-            continue
-        split = given
-        if split is None and "split" in row:
-            split = _split_name(row["split"], f"{where}: the split {row['split']!r}")
-        yield Placed(example, split)
+    for number, read in try_examples(source):
+        if isinstance(read, DataError):
+            raise read
+        if isinstance(read, Empty):
+            empty.setdefault(read.column, []).append(number)
+        else:
+            yield read
     for column, numbers in empty.items():
         shown = ", ".join(map(str, numbers[:_SHOWN])) + (
             f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
@@ -73,6 +71,34 @@ def read_examples(source: Rows) -> Iterator[Placed]:
         raise DataError(
             f"{source.label}: '{column}' is empty in {len(numbers)} rows ({shown}); fill them or drop the rows"
         )
+
+
+def try_examples(source: Rows) -> Iterator[tuple[int, Placed | Empty | DataError]]:
+    """The number of each row with its example, or with what is wrong with the row. Raises DataError only where no more
+    rows can be read: the columns are unknown, or the file is broken from there on."""
+    layout: tuple[str, ...] | None = None
+    given = None if source.split is None else _split_name(source.split, f"the split '{source.split}' of {source.label}")
+    for number, row in source.rows:
+        where = f"{source.label}, row {number}"
+        if isinstance(row, DataError):
+            yield number, row
+        elif not isinstance(row, Mapping):
+            yield number, DataError(f"{where}: {_kind(row)} instead of an object with columns; wanted {_wanted()}")
+        else:
+            layout = layout or _find_layout(row, source.label)
+            try:
+                yield number, _place(row, layout, given, where)
+            except DataError as error:
+                yield number, error
+
+
+def _place(row: Mapping[str, object], layout: tuple[str, ...], given: Split | None, where: str) -> Placed | Empty:
+    example = _example(row, layout, where)
+    if isinstance(example, Empty):
+        return example
+    if given is None and "split" in row:
+        given = _split_name(row["split"], f"{where}: the split {row['split']!r}")
+    return Placed(example, given)
 
 
 def _find_layout(row: Mapping[str, object], label: str) -> tuple[str, ...]:
@@ -89,8 +115,7 @@ def _wanted() -> str:
     )
 
 
-def _example(row: Mapping[str, object], layout: tuple[str, ...], where: str) -> tuple[Example, str | None]:
-    """The example of a row, or, second, the column that is empty."""
+def _example(row: Mapping[str, object], layout: tuple[str, ...], where: str) -> Example | Empty:
     missing = [column for column in layout if column not in row]
     if missing:
         found = ", ".join(str(key)[:40] for key in list(row)[:20]) or "none"
@@ -108,17 +133,14 @@ def _example(row: Mapping[str, object], layout: tuple[str, ...], where: str) -> 
             prompt = f"{prompt}\n\n{extra}" if prompt and extra else prompt
         context = (Message("user", prompt),)
     if not context[-1].content:
-        return _NOTHING, layout[0]
+        return Empty(layout[0])
     if not completion:
-        return _NOTHING, layout[-1]
+        return Empty(layout[-1])
     fact = _text(row.get("fact"), f"{where}: 'fact'") or None
     seen = row.get("seen_fact")
     if not (seen is None or isinstance(seen, bool)):
         raise DataError(f"{where}: 'seen_fact' is {_kind(seen)}; wanted true, false or null")
-    return Example(context, completion, fact, seen), None
-
-
-_NOTHING = Example((Message("user", ""),), "")
+    return Example(context, completion, fact, seen)
 
 
 def _conversation(messages: object, where: str) -> tuple[tuple[Message, ...], str]:
