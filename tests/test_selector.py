@@ -9,8 +9,9 @@ import pytest
 
 from ftmeta.errors import ConfigError, UserError
 from ftmeta.metadataset import read
+from ftmeta.recommend import recommendation_document
 from ftmeta.schema import BaseModelInfo, Example, Message, ModelShape, Task
-from ftmeta.selector import MIN_DISTANCE, WIDER, Selector, load_selector, recommendation_document
+from ftmeta.selector import MIN_DISTANCE, WIDER, Selector, load_selector
 from ftmeta.space import named_pipelines
 from ftmeta.surrogates import metatrain
 from tests.surrogates.synthetic import BASE_MODEL, task_metafeatures, write_sweep

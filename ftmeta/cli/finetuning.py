@@ -39,7 +39,7 @@ def finetune(
     """Runs one pipeline on a dataset and leaves a PEFT adapter that plain `PeftModel.from_pretrained` loads."""
     from ftmeta.finetune.single import finetune_to_folder
     from ftmeta.models import resolve
-    from ftmeta.selector import choose_pipeline
+    from ftmeta.recommend import choose_pipeline
     from ftmeta.space import load_space
     from ftmeta.tasks import load_task
 

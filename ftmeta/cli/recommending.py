@@ -64,7 +64,7 @@ def recommend(
     json: JsonOption = False,
 ) -> Reply:
     """Which pipelines to run on a dataset, what they will score and what they will cost. Nothing is trained."""
-    from ftmeta.selector import recommend_for_task
+    from ftmeta.recommend import recommend_for_task
 
     document = recommend_for_task(
         data,

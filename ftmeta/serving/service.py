@@ -18,8 +18,9 @@ from ftmeta.errors import ConfigError, DataError, FtmetaError, ModelError, UserE
 from ftmeta.hardware import CPU, detect, list_hardware, load_hardware
 from ftmeta.metafeatures import FEATURES, ZERO_SHOT_FEATURES, metafeatures
 from ftmeta.models import fast_tokenizer, models_here
+from ftmeta.recommend import recommendation_document
 from ftmeta.schema import BaseModelInfo
-from ftmeta.selector import Selector, recommendation_document
+from ftmeta.selector import Selector
 from ftmeta.serving.metrics import Metrics
 from ftmeta.serving.models import RecommendationRequest
 from ftmeta.serving.zero_shot import ZeroShot

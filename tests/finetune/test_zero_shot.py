@@ -22,15 +22,9 @@ from ftmeta.models import LoadedModel
 from ftmeta.orchestrate.collect import _compact
 from ftmeta.orchestrate.sweep import BudgetChanges, Pipelines, Plan, Sweep, make_plan
 from ftmeta.orchestrate.workers import FinetuneWorker
+from ftmeta.recommend import choose_pipeline, describe_task, recommend_for_task, recommendation_document
 from ftmeta.schema import BaseModelInfo, Budget, Pipeline, Task
-from ftmeta.selector import (
-    Selector,
-    choose_pipeline,
-    describe_task,
-    load_selector,
-    recommend_for_task,
-    recommendation_document,
-)
+from ftmeta.selector import Selector, load_selector
 from ftmeta.surrogates import metatrain
 from ftmeta.tracking import Tracker
 from tests.surrogates.synthetic import task_metafeatures, write_sweep

@@ -12,8 +12,9 @@ from serving_client import Client, records
 from ftmeta import metadataset
 from ftmeta.metafeatures import FEATURES, ZERO_SHOT_FEATURES
 from ftmeta.models import resolve
+from ftmeta.recommend import describe_task, recommendation_document
 from ftmeta.schema import BaseModelInfo
-from ftmeta.selector import Selector, describe_task, recommendation_document
+from ftmeta.selector import Selector
 from ftmeta.serving.metrics import Metrics
 from ftmeta.serving.service import Service
 from ftmeta.serving.web import create_app
