@@ -11,9 +11,10 @@ no neighbour, and what stands in the document a second time.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ftmeta.files import fingerprint
@@ -54,8 +55,7 @@ class Passage:
 def passages(document: Document, max_words: int = 220, min_words: int = 30) -> list[Passage]:
     """The passages of a document; see above for what is in them and what is left out."""
     paragraphs = _without_fragment_runs([one for one in document.text.split("\n\n") if one.strip()])
-    pieces = [piece for paragraph in paragraphs for piece in _pieces(paragraph, max_words)]
-    packed = _merge_short(_pack(pieces, max_words, min_words), max_words, min_words)
+    packed = _merge_short(_pack(_units(paragraphs, max_words), max_words, min_words), max_words, min_words)
     texts = dict.fromkeys("\n\n".join(group) for group in packed if _is_prose(group))
     return [Passage(document.name, index, text) for index, text in enumerate(texts)]
 
@@ -86,12 +86,15 @@ def _is_fragment(paragraph: str) -> bool:
         return True
     if _ENDED.search(paragraph):
         return False
-    return count_words(paragraph) < _PROSE_WORDS or not (_ENDS_WITHIN.search(paragraph) or paragraph.startswith("- "))
+    # Thai and its neighbours have no signs for the end of a sentence; items of lists often go without.
+    ends = _ENDS_WITHIN.search(paragraph) or paragraph.startswith("- ") or _UNSPACED.search(paragraph)
+    return count_words(paragraph) < _PROSE_WORDS or not ends
 
 
 def _is_heading(paragraph: str) -> bool:
     return (
-        count_words(paragraph) <= _HEADING_WORDS
+        len(paragraph) <= _HEADING_WORDS * _LONG_WORD  # told at once, for most
+        and count_words(paragraph) <= _HEADING_WORDS
         and not paragraph.startswith("- ")
         and (_ENDED.search(paragraph) is None or paragraph.endswith(("?", "？")))
         and any(char.isalpha() for char in paragraph)
@@ -121,21 +124,34 @@ def _is_prose(group: list[str]) -> bool:
 # --- packing ------------------------------------------------------------------------------------------------------
 
 
-def _pack(pieces: list[str], max_words: int, min_words: int) -> list[list[str]]:
+def _units(paragraphs: list[str], max_words: int) -> Iterator[list[str]]:
+    """What must not be divided: a paragraph, or a part of a long one, with the headings before it."""
+    headings: list[str] = []
+    for paragraph in paragraphs:
+        if _is_heading(paragraph) and _size([*headings, paragraph]) <= max_words // 2:
+            headings.append(paragraph)
+            continue
+        first, *others = _pieces(paragraph, max_words - _size(headings))
+        yield [*headings, first]
+        yield from ([other] for other in others)
+        headings = []
+    if headings:
+        yield headings
+
+
+def _pack(units: Iterable[list[str]], max_words: int, min_words: int) -> list[list[str]]:
     groups: list[list[str]] = []
-    group: list[str] = []
     size = 0
-    for number, piece in enumerate(pieces):
-        words = count_words(piece)
-        starts_section = _is_heading(piece) and size >= min_words
-        # A heading needs room for what it heads, or it would end the passage.
-        wanted = words + (count_words(pieces[number + 1]) if _is_heading(piece) and number + 1 < len(pieces) else 0)
-        if group and (starts_section or size + min(wanted, max_words) > max_words):
-            groups.append(group)
-            group, size = [], 0
-        group.append(piece)
-        size += words
-    return [*groups, group] if group else groups
+    for unit in units:
+        words = _size(unit)
+        starts_section = _is_heading(unit[0]) and size >= max(min_words, max_words // 3)
+        if groups and not starts_section and size + words <= max_words:
+            groups[-1] += unit
+            size += words
+        else:
+            groups.append(list(unit))
+            size = words
+    return groups
 
 
 def _merge_short(groups: list[list[str]], max_words: int, min_words: int) -> list[list[str]]:
@@ -161,23 +177,26 @@ def _size(group: list[str]) -> int:
 # --- cutting ------------------------------------------------------------------------------------------------------
 
 
-def _pieces(paragraph: str, max_words: int) -> Iterator[str]:
+def _pieces(paragraph: str, max_words: int) -> list[str]:
     """The paragraph, or if it is too long parts of it, of about the same length."""
     words = count_words(paragraph)
     if words <= max_words:
-        yield paragraph
-        return
-    enough = words / math.ceil(words / max_words)
-    part, size = "", 0
-    for sentence in _sentences(paragraph, max_words):
-        length = count_words(sentence)
-        if part and (size >= enough or size + length > max_words):
-            yield part.strip()
-            part, size = "", 0
-        part += sentence
-        size += length
-    if part:
-        yield part.strip()
+        return [paragraph]
+    sentences = [(sentence, count_words(sentence)) for sentence in _sentences(paragraph, max_words)]
+    count = math.ceil(words / max_words)
+    while max(map(count_words, parts := _divided(sentences, words / count))) > max_words:
+        count += max(1, count // 10)  # sentences are too uneven for the fewest parts
+    return parts
+
+
+def _divided(sentences: list[tuple[str, int]], words: float) -> list[str]:
+    """Parts of about `words` words: a sentence is in the part that its middle falls into."""
+    ends = itertools.accumulate(length for _, length in sentences)
+    middles = [end - length / 2 for end, (_, length) in zip(ends, sentences, strict=True)]
+    parts: dict[int, str] = {}
+    for middle, (sentence, _) in zip(middles, sentences, strict=True):
+        parts[int(middle / words)] = parts.get(int(middle / words), "") + sentence
+    return [part.strip() for part in parts.values()]
 
 
 def _sentences(paragraph: str, max_words: int) -> Iterator[str]:

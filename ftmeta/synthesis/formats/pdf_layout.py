@@ -56,7 +56,8 @@ def paragraphs(pages: list[list[Line]]) -> list[str]:
 
 
 def _without_running_lines(pages: list[list[Line]]) -> list[list[Line]]:
-    """Drops lines at the edges of pages that repeat there but for numbers, or that carry the page's number."""
+    """Drops lines at the edges of pages that repeat there but for numbers, or that carry the page's number; and where
+    such lines stand on a fifth of the pages, whatever stands at that height (headers with the names of sections)."""
     edges = [_edge_lines(lines) for lines in pages]
     repeated: Counter[tuple[str, int]] = Counter(key for lines in edges for key in {_key(line) for line in lines})
     offsets: Counter[int] = Counter(
@@ -65,18 +66,21 @@ def _without_running_lines(pages: list[list[Line]]) -> list[list[Line]]:
     offset, numbered = offsets.most_common(1)[0] if offsets else (0, 0)
     is_numbered = numbered >= max(3, len(pages) / 2)
     often = min(len(pages), max(3, len(pages) // 50))
-    kept = []
-    for page, (lines, edge) in enumerate(zip(pages, edges, strict=True)):
-        running = {
-            line
-            for line in edge
-            if (len(pages) > 1 and repeated[_key(line)] >= often)
+
+    def is_running(page: int, line: Line) -> bool:
+        return (
+            (len(pages) > 1 and repeated[_key(line)] >= often)
             or (is_numbered and page + offset in _numbers(line))
-            or _ROMAN.fullmatch(line.text)
+            or _ROMAN.fullmatch(line.text) is not None
             or line.text == str(page + 1)
-        }
-        kept.append([line for line in lines if line not in running])
-    return kept
+        )
+
+    running = [{line for line in lines if is_running(page, line)} for page, lines in enumerate(edges)]
+    heights = Counter(height for lines in running for height in {_height(line) for line in lines})
+    reserved = {height for height, count in heights.items() if count >= max(3, len(pages) / 5)}
+    for dropped, lines in zip(running, edges, strict=True):
+        dropped.update(line for line in lines if _height(line) in reserved)
+    return [[line for line in lines if line not in dropped] for lines, dropped in zip(pages, running, strict=True)]
 
 
 def _edge_lines(lines: list[Line]) -> list[Line]:
@@ -86,7 +90,11 @@ def _edge_lines(lines: list[Line]) -> list[Line]:
 
 
 def _key(line: Line) -> tuple[str, int]:
-    return _DIGITS.sub("#", " ".join(line.text.split())), round(line.y / 4)
+    return _DIGITS.sub("#", " ".join(line.text.split())), _height(line)
+
+
+def _height(line: Line) -> int:
+    return round(line.y / 4)
 
 
 def _numbers(line: Line) -> list[int]:
