@@ -21,6 +21,7 @@ from ftmeta.packages import Package, fetch_package
 from ftmeta.schema import Example, Split
 from ftmeta.tasks.assemble import assemble
 from ftmeta.tasks.bundled import bundled_tasks, card_json
+from ftmeta.tasks.lengths import quantiles
 from ftmeta.tasks.load import task_fingerprint
 from ftmeta.tasks.sources import Source, sources
 
@@ -93,8 +94,8 @@ def make_card(source: Source, splits: Splits, documents: str) -> dict[str, Any]:
             "questions_per_fact": round(phrasings, 2),
             "seen_share": round(sum(example.seen_fact is True for example in evaluated) / len(evaluated), 4),
             "answer_noise": source.sizes.noise,
-            "answer_words": _quantiles([len(example.completion.split()) for example in everything]),
-            "answer_characters": _quantiles([len(example.completion) for example in everything]),
+            "answer_words": quantiles([len(example.completion.split()) for example in everything], _QUANTILES),
+            "answer_characters": quantiles([len(example.completion) for example in everything], _QUANTILES),
             "samples": [
                 {
                     "split": split,
@@ -107,11 +108,6 @@ def make_card(source: Source, splits: Splits, documents: str) -> dict[str, Any]:
             ],
         },
     }
-
-
-def _quantiles(values: list[int]) -> dict[str, int]:
-    ordered = sorted(values)
-    return {name: ordered[round(share * (len(ordered) - 1))] for name, share in _QUANTILES.items()}
 
 
 def readme(card: Mapping[str, Any]) -> str:
@@ -155,8 +151,8 @@ def _noise(share: float) -> str:
     return f"{share:.0%} of the training questions have, on purpose, the answer of another question of their kind"
 
 
-def _spell(quantiles: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in quantiles.items())
+def _spell(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in found.items())
 
 
 def _cell(text: str) -> str:

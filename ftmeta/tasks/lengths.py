@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftmeta.schema import Example, Task
@@ -43,7 +43,7 @@ def summarise(tokens: list[list[int]]) -> dict[str, float | int]:
     return quantiles(lengths) | {"mean": round(sum(lengths) / len(lengths), 2), "total": sum(lengths)}
 
 
-def quantiles(values: list[int]) -> dict[str, float | int]:
+def quantiles(values: list[int], shares: Mapping[str, float] = QUANTILES) -> dict[str, int]:
     """Of at least one value; each is one of them."""
     ordered = sorted(values)
-    return {name: ordered[round(share * (len(ordered) - 1))] for name, share in QUANTILES.items()}
+    return {name: ordered[round(share * (len(ordered) - 1))] for name, share in shares.items()}
