@@ -10,122 +10,10 @@ from pathlib import Path
 from ftmeta.packages import Package
 from ftmeta.tasks.assemble import Fact, Sizes
 from ftmeta.tasks.sources import Source
-from ftmeta.tasks.text import first_sentence, strip_markup
+from ftmeta.tasks.sources import database_phrases as phrases
+from ftmeta.tasks.text import strip_markup
 
-_WORDS = range(6, 36)  # of a sentence
 _MAX_REVERSE_WORDS = 24  # of a sentence that a question repeats, to ask for what it describes
-_MISSPELT = {
-    "the the ": "the ",
-    "reported and error": "reported an error",
-    "attempted do delete": "attempted to delete",
-}
-_ASIDE = re.compile(r"\s*\((?:but )?(?:see|refer|described|discussed|as shown)\b[^()]*\)|;? \(?see .*", re.IGNORECASE)
-_ELSEWHERE = re.compile(  # or nothing but the name again: `Sets the x flag.`
-    r"\b(?:this|these|those|above|below|following|previous(?:ly)?|preceding|next|section|chapter|tables? \d|here|such"
-    r"|described|listed|discussed|shown|noted|mentioned|respectively|same|similar|like|just|also|counterparts?"
-    r"|equivalent|unused|deprecated|obsolete|historical|documentation)\b"
-    r"|the (?:value of the )?[\w-]+ (?:flag|setting)\.$|https?:|[=*\\?]|\bi\.e\b|(?<!e\.g)(?<!etc)\. ",
-    re.IGNORECASE,
-)
-_PLAIN_SUBJECT = re.compile(r"(?:This|The) (?:optional )?(?:parameter|variable|option|setting|pragma) (?=[a-z]{3,}s )")
-_IMPERATIVE = re.compile(r"(?:Query|Set|Return|Request|Abort|Terminate|Evaluate|Adjust|Execute)(?: or [a-z]+)? (?!to )")
-_SUBJECT = r"^(?:The )?(?:catalog |view |table |module )?{name}(?:\([^()]*\))?(?: [\w-]+){{0,4}}? (?=[a-z]+s )"
-_VERB = re.compile(r"(?!process|access|statistics|columns|kerberos|values|names|always)(?:[a-z]+[^s\W]s|is|lets) ")
-_NOUN = re.compile(
-    r"(?:the|a|an) |(?!each|all|any|both|one|zero|null|list|controls|whether|used|true)(?:[a-z]{3,}|OID|ID)s?"
-    r" (?:of|that|at|in|used|for|to) "
-)
-_CLAUSE = re.compile(  # `the server is`, but not `the server that is`
-    r"(?:(?!that|which|whose|where|used)\S+ ){1,8}(?:is|are|was|will|has|have|cannot|can|may|must|causes) "
-)
-
-
-def _lower_first(text: str) -> str:
-    """`Name of` to `name of`, but `OID of` and `SQL` as they are."""
-    return text[0].lower() + text[1:] if re.match(r"[A-Z](?:[a-z-]| )", text) else text
-
-
-def _third_person(found: re.Match[str]) -> str:
-    """`Query or set ` to `Queries or sets `."""
-    return re.sub(
-        r"\b(\w+)(?<!or)(?=,? )", lambda verb: verb[1][:-1] + "ies" if verb[1][-1] == "y" else f"{verb[1]}s", found[0]
-    )
-
-
-def _sentence(text: str) -> str | None:
-    """The first sentence, whole and about nothing but its subject; a description without a full stop gets one."""
-    for wrong, right in _MISSPELT.items():
-        text = text.replace(wrong, right)
-    text = re.split(r"(?<=\b[A-Z0-9])\. (?=[A-Z])", _ASIDE.sub("", text))[0]  # "of X. If"
-    sentence = first_sentence(text) or f"{text.rstrip('.')}."
-    subject = _PLAIN_SUBJECT.match(sentence)
-    if subject is not None:  # "This parameter sets the size": "Sets the size"
-        sentence = sentence[subject.end()].upper() + sentence[subject.end() + 1 :]
-    sentence = _IMPERATIVE.sub(_third_person, sentence)
-    if len(sentence.split()) not in _WORDS or _ELSEWHERE.search(sentence) or sentence[-1] != ".":
-        return None
-    return sentence
-
-
-def _purpose(text: str) -> str | None:
-    """`close a cursor` to `To close a cursor.`"""
-    verb = re.match(r"(?!embedded|obsolete)[a-z-]+(?<!s) ", text)
-    return f"To {text.removesuffix('.')}." if verb and not _ELSEWHERE.search(text) else None
-
-
-def _as_it_is(text: str) -> str | None:
-    return None if "see " in text else text
-
-
-def _expansion(text: str) -> str | None:
-    """`Server Name Indication, RFC 6066` to its first three words."""
-    words = re.split(r", | \(", text)[0]
-    return words if " " in words else None
-
-
-def _default(text: str) -> str | None:
-    """`The default is five minutes (5min).` to `five minutes`."""
-    found = re.search(
-        r"(?:The default(?: value| setting)? is|A value of) (?:typically |normally )?(?!typically|normally)"
-        r"([\w.-]+(?: (?!and|but|which|if)[\w/]+){0,2})(?=\.(?:\s|$)|,| \((?:the default|\d))|is (on|off) by default",
-        text,
-    )
-    if found is None or re.match(r"(?:the|to|a|an|not|platform)\b", found[1] or ""):
-        return None
-    return found[1] or found[2]
-
-
-def _unit(text: str) -> str | None:
-    found = re.search(r"without units, it is taken as ([a-z ]+?)(?:,|\.| \()", text)
-    return found[1] if found else None
-
-
-def _verb_phrase(sentence: str, name: str) -> str | None:
-    """What follows `Which setting` in a question: `Sets the size.`, `The x() function sets the size.`."""
-    phrase = _lower_first(re.sub(_SUBJECT.format(name=re.escape(name)), "", sentence)).removesuffix(".")
-    return phrase if _VERB.match(phrase) else None
-
-
-def _noun_phrase(sentence: str, name: str) -> str | None:
-    """What follows `Which column holds`: `Name of the table.` to `the name of the table`."""
-    phrase = _lower_first(sentence).removesuffix(".")
-    if not _NOUN.match(phrase) or _CLAUSE.match(phrase):
-        return None
-    return phrase if re.match("(?:the|a|an) ", phrase) else f"the {phrase}"
-
-
-def _phrase(sentence: str, name: str) -> str | None:
-    """A verb phrase, or a noun phrase with a verb: `is the name of the host`."""
-    noun = _noun_phrase(sentence, name)
-    return _verb_phrase(sentence, name) or (noun and f"is {noun}")
-
-
-def _whole(answer: str, name: str) -> str | None:
-    return answer
-
-
-def _lowered(sentence: str, name: str) -> str | None:
-    return _lower_first(sentence).removesuffix(".")
 
 
 @dataclass(frozen=True)
@@ -137,8 +25,8 @@ class Kind:
     entry: str  # a pattern with the groups n, the name, and t, the text
     questions: tuple[str, ...]
     reverse: tuple[str, ...] = ()  # the answer is the name
-    answer: Callable[[str], str | None] = _sentence
-    ending: Callable[[str, str], str | None] = _verb_phrase
+    answer: Callable[[str], str | None] = phrases.plain_sentence
+    ending: Callable[[str, str], str | None] = phrases.verb_phrase
     takes_first: bool = False  # of several answers about one name
     within: str | None = None  # a pattern with the groups o and t for the part of a page that holds entries
 
@@ -158,7 +46,7 @@ _KINDS = (
         _SETTING,
         ("What does the PostgreSQL setting {n} do?", "Explain {n} as found in postgresql.conf."),
         ("Which PostgreSQL setting {a}?",),
-        ending=_phrase,
+        ending=phrases.either_phrase,
     ),
     Kind(
         "default",
@@ -168,8 +56,8 @@ _KINDS = (
             "What is the default of the PostgreSQL setting {n}?",
             "Which value does PostgreSQL give {n} if nobody changes it?",
         ),
-        answer=_default,
-        ending=_whole,
+        answer=phrases.default,
+        ending=phrases.whole,
     ),
     Kind(
         "unit",
@@ -179,8 +67,8 @@ _KINDS = (
             "In which unit does PostgreSQL read {n} when none is given?",
             "What does a number without a unit stand for in {n}?",
         ),
-        answer=_unit,
-        ending=_whole,
+        answer=phrases.unit,
+        ending=phrases.whole,
     ),
     Kind(
         "error-code",
@@ -191,8 +79,8 @@ _KINDS = (
             "As which five characters does a server report {n}?",
         ),
         ("Which error does PostgreSQL report as {a}?",),
-        answer=_as_it_is,
-        ending=_whole,
+        answer=phrases.as_it_is,
+        ending=phrases.whole,
     ),
     Kind(
         "error-class",
@@ -200,8 +88,8 @@ _KINDS = (
         r"<strong>Class (?P<t>\w\w) — (?P<n>[^<(]+)",
         ("Which class of SQLSTATE codes is named {n}?", "With which two characters do errors of the kind {n} begin?"),
         ("To which class of errors do SQLSTATE codes that start with {a} belong?",),
-        answer=_as_it_is,
-        ending=_whole,
+        answer=phrases.as_it_is,
+        ending=phrases.whole,
     ),
     Kind(
         "function",
@@ -217,7 +105,7 @@ _KINDS = (
         r'<code class="structfield">(?P<n>\w+)</code>.*?</p>\s*<p>(?P<t>.*?)</p>',
         ("What does the column {n} of {o} hold?", "In PostgreSQL's {o}, what is stored under {n}?"),
         ("Which column of {o} holds {a}?",),
-        ending=_noun_phrase,
+        ending=phrases.noun_phrase,
         within=r'<strong>Table.[\d.]+.<code class="structname">(?P<o>\w+)</code> (?:Columns|View)</strong>'
         r"(?P<t>.*?)</table>",
     ),
@@ -244,7 +132,7 @@ _KINDS = (
         r'<dt id="GLOSSARY-[^"]*"><span class="glossterm">(?P<n>.*?)</span></dt><dd class="glossdef"><p>(?P<t>.*?)</p>',
         ('What is meant by "{n}" in the world of databases?', 'Define "{n}" for a newcomer to PostgreSQL.'),
         ("What do database people call {a}?",),
-        ending=_noun_phrase,
+        ending=phrases.noun_phrase,
     ),
     Kind(
         "command",
@@ -252,8 +140,8 @@ _KINDS = (
         r'<span class="refentrytitle">(?P<n>[^<]*)</span></h2><p>[^—]* — (?P<t>.*?)</p>',
         ("What is the SQL command {n} for?", "Why would a PostgreSQL user type {n}?"),
         ("Which SQL command serves {a}?",),
-        answer=_purpose,
-        ending=_lowered,
+        answer=phrases.purpose,
+        ending=phrases.lowered,
     ),
     Kind(
         "program",
@@ -261,8 +149,8 @@ _KINDS = (
         r'<span class="refentrytitle">(?P<n>(?:<[^>]*>)?[a-z]\w+)(?:<[^>]*>)?</span></h2><p>[^—]* — (?P<t>.*?)</p>',
         ("What is the program {n} for?", "Why would an administrator of PostgreSQL run {n}?"),
         ("Which program that comes with PostgreSQL serves {a}?",),
-        answer=_purpose,
-        ending=_lowered,
+        answer=phrases.purpose,
+        ending=phrases.lowered,
     ),
     Kind(
         "module",
@@ -277,7 +165,7 @@ _KINDS = (
         r'<tr><td><code class="literal">(?P<n>\w+)</code></td><td>(?P<t>Waiting .*?)</td>',
         ("What is a PostgreSQL process with the wait event {n} doing?", "Explain {n} in pg_stat_activity."),
         ("Which wait event shows that a PostgreSQL process is {a}?",),
-        ending=_lowered,
+        ending=phrases.lowered,
     ),
     Kind(
         "type",
@@ -285,8 +173,8 @@ _KINDS = (
         r'<tr><td><code class="type">(?P<n>[\w ]+).*?</td><td>.*?</td><td>(?P<t>.*?)</td></tr>',
         ("What kind of data does the PostgreSQL type {n} hold?", "Describe a value that is stored as {n}."),
         ("Which PostgreSQL data type is described as {a}?",),
-        answer=_as_it_is,
-        ending=_whole,
+        answer=phrases.as_it_is,
+        ending=phrases.whole,
     ),
     Kind(
         "acronym",
@@ -294,8 +182,8 @@ _KINDS = (
         r'<acronym class="acronym">(?P<n>\w+)</acronym></span></dt><dd><p>(?P<t>.*?)</p>',
         ("What does the abbreviation {n} stand for?", "Spell out {n} as used by database people."),
         ("How is {a} abbreviated?",),
-        answer=_expansion,
-        ending=_whole,
+        answer=phrases.expansion,
+        ending=phrases.whole,
     ),
     Kind(
         "libpq-function",
@@ -333,8 +221,8 @@ _KINDS = (
         r"<h3>\((?P<t>\d+)\) (?P<n>SQLITE_\w+)</h3>",
         ("Which number has the result code {n}?", "What integer does SQLite return in place of {n}?"),
         ("What is the name of SQLite's result code {a}?",),
-        answer=_as_it_is,
-        ending=_whole,
+        answer=phrases.as_it_is,
+        ending=phrases.whole,
     ),
     Kind(
         "compile-option",
