@@ -14,7 +14,7 @@ from ftmeta.errors import FtmetaError
 from ftmeta.orchestrate.progress import Display
 from ftmeta.synthesis.documents import Unreadable, read_document
 from ftmeta.synthesis.passages import Passage, passages
-from ftmeta.synthesis.report import Reading
+from ftmeta.synthesis.report import Inventory
 
 READING_LIMIT_S = 120.0  # for one document; a broken PDF can keep a reader busy for ever
 _WARNED = 10  # documents that could not be read, each in a line of its own
@@ -22,7 +22,7 @@ _WARNED = 10  # documents that could not be read, each in a line of its own
 log = logging.getLogger("ftmeta.synthesize")
 
 
-def read_passages(root: Path, files: Sequence[Path], limit: int) -> tuple[list[Passage], Reading]:
+def read_passages(root: Path, files: Sequence[Path], limit: int) -> tuple[list[Passage], Inventory]:
     """At most `limit` passages, in the order of their hashes: those with the lowest, so that they are spread over all
     documents, and are the same again where the limit grows."""
     lowest: list[tuple[int, Passage]] = []  # a heap: the negative hash, so that the highest is on top
@@ -52,7 +52,7 @@ def read_passages(root: Path, files: Sequence[Path], limit: int) -> tuple[list[P
     if len(unreadable) > _WARNED:
         log.warning("and %d more that could not be read; the report lists them", len(unreadable) - _WARNED)
     chosen = [passage for _, passage in sorted(lowest, reverse=True)]
-    return chosen, Reading(documents, unreadable, notes, len(seen), len(chosen))
+    return chosen, Inventory(documents, unreadable, notes, len(seen), len(chosen))
 
 
 _Read = tuple[str | None, list[Passage]] | Unreadable  # a note on the encoding, and the passages

@@ -45,9 +45,9 @@ def synthesize(
     files = find_documents(root)
     prompt = load_prompt(settings.prompt or (JSON_PROMPT if settings.llm_url else LINES_PROMPT))
     with Journal(out / "generated.jsonl") as journal, connected(address):
-        chosen, reading = read_passages(root, files, settings.passages)
+        chosen, inventory = read_passages(root, files, settings.passages)
         if not chosen:
-            first = ": ".join(reading.unreadable[0]) if reading.unreadable else "they are too short"
+            first = ": ".join(inventory.unreadable[0]) if inventory.unreadable else "they are too short"
             raise DataError(f"'{root}': {len(files)} documents hold no passage to ask about ({first})")
         questions = {}
         for passage in chosen:
@@ -68,7 +68,7 @@ def synthesize(
     task = out / SYNTHESIZED
     if sifted.splits:
         write_task(sifted.splits, task)
-    document = report(out.name, settings, reading, replies, sifted, language, tokens, asking.unfinished)
+    document = report(out.name, settings, inventory, replies, sifted, language, tokens, asking.unfinished)
     write_report(document, out)
     if asking.failure is not None:
         raise asking.failure

@@ -24,7 +24,7 @@ _LISTED = 50  # documents that could not be read, and reasons of failures
 
 
 @dataclass(frozen=True)
-class Reading:
+class Inventory:
     """What was in the documents."""
 
     documents: int
@@ -37,7 +37,7 @@ class Reading:
 def report(
     name: str,
     settings: Synthesis,
-    reading: Reading,
+    inventory: Inventory,
     replies: Sequence[Generated],
     sifted: Sifted,
     language: str,
@@ -59,12 +59,12 @@ def report(
         "endpoint": settings.llm_url,
         "language": language,
         "documents": {
-            "read": reading.documents,
-            "unreadable": len(reading.unreadable),
-            "reasons": [{"document": at, "reason": why} for at, why in reading.unreadable[:_LISTED]],
-            "notes": [{"document": at, "note": what} for at, what in reading.notes[:_LISTED]],
+            "read": inventory.documents,
+            "unreadable": len(inventory.unreadable),
+            "reasons": [{"document": at, "reason": why} for at, why in inventory.unreadable[:_LISTED]],
+            "notes": [{"document": at, "note": what} for at, what in inventory.notes[:_LISTED]],
         },
-        "passages": {"found": reading.passages, "chosen": reading.chosen, "asked": len(replies)},
+        "passages": {"found": inventory.passages, "chosen": inventory.chosen, "asked": len(replies)},
         "replies": dict(Counter(one.outcome for one in replies)),
         "failures": [{"reason": reason, "passages": count} for reason, count in failures.most_common(_LISTED)],
         "pairs": {
