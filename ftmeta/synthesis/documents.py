@@ -1,7 +1,7 @@
 """Documents: from what a user names, a file or a folder, to clean text in paragraphs.
 
     for path in find_documents(root):
-        document = read_document(path, document_name(path, root))
+        document = read_document(path, path.relative_to(root).as_posix())
 
 A document that cannot be read is an answer (Unreadable, with what to do), not an error: one bad file of a thousand
 costs nothing else. To add a format, write one reader (see formats/) and one line in READERS.
@@ -93,14 +93,9 @@ def other_files(path: Path) -> dict[str, int]:
     return dict(Counter(suffix or "without suffix" for suffix in suffixes).most_common())
 
 
-def document_name(path: Path, root: Path) -> str:
-    """The name of a document that find_documents(root) returned: its path below `root`, or its own name if it is it."""
-    name = path.name if path == root else path.relative_to(root).as_posix()
-    return name.encode("utf-8", "replace").decode("utf-8")  # names of files need not be UTF-8; reports have to
-
-
 def read_document(path: Path, name: str) -> Document | Unreadable:
     """The text of one document, or why there is none. Raises only MissingDependencyError, for an absent library."""
+    name = name.encode("utf-8", "replace").decode("utf-8")  # names of files need not be UTF-8; reports have to
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the libraries, about what is in the file

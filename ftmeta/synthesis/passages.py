@@ -4,9 +4,9 @@ In: a Document, paragraphs with blank lines between them. Out: passages of at mo
 paragraphs are packed; a heading starts a new passage where the one before is long enough, and stays with what follows;
 a paragraph that is too long is cut at sentence ends, a sentence that is too long at words.
 
-Dropped, because questions about them would be poor: runs of FRAGMENT_RUN or more short lines without sentence ends
-(tables, link lists, contents), passages of which such lines are more than half, passages below `min_words` that fit to
-no neighbour, and what stands in the document a second time.
+Dropped, because questions about them would be poor: runs of FRAGMENT_RUN or more fragments, which are short lines
+without sentence ends and lines of more signs than letters (tables, link lists, contents); passages of which fragments
+are more than half; passages below `min_words` that fit to no neighbour; what stands in the document a second time.
 """
 
 from __future__ import annotations

@@ -5,7 +5,18 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-FONTS = ("Helvetica", "Courier")
+FONTS = ("Helvetica", "Courier", "Spaceless")
+# Which characters the two-byte codes of the spaceless font show: all of ASCII but the space, as XeTeX writes it.
+_TO_UNICODE = b"""/CIDInit /ProcSet findresource begin
+begincmap
+1 begincodespacerange
+<0000> <FFFF>
+endcodespacerange
+1 beginbfrange
+<0021> <007E> <0021>
+endbfrange
+endcmap
+end"""
 
 
 @dataclass(frozen=True)
@@ -36,15 +47,21 @@ def pdf_of_contents(*contents: bytes) -> bytes:
     """Pages with these content streams, compressed; each knows the fonts, and if it shows it an image `/Im`."""
     fonts = " ".join(f"/{name} {3 + number} 0 R" for number, name in enumerate(FONTS))
     image_number = 3 + len(FONTS)
-    first = image_number + 1
+    first = image_number + 2
     kids = " ".join(f"{first + 2 * number} 0 R" for number in range(len(contents)))
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         f"<< /Type /Pages /Count {len(contents)} /Kids [{kids}] >>".encode(),
-        *(f"<< /Type /Font /Subtype /Type1 /BaseFont /{name} /Encoding /WinAnsiEncoding >>".encode() for name in FONTS),
+        *(
+            f"<< /Type /Font /Subtype /Type1 /BaseFont /{name} /Encoding /WinAnsiEncoding >>".encode()
+            for name in FONTS[:2]
+        ),
+        f"<< /Type /Font /Subtype /Type0 /BaseFont /Spaceless /Encoding /Identity-H /ToUnicode {image_number + 1} 0 R "
+        "/DescendantFonts [<< /Type /Font /Subtype /CIDFontType2 /BaseFont /Spaceless /W [32 126 600] >>] >>".encode(),
         _stream(
             b"\x80", "/Type /XObject /Subtype /Image /Width 1 /Height 1 /ColorSpace /DeviceGray /BitsPerComponent 8"
         ),
+        _stream(_TO_UNICODE, ""),
     ]
     for number, content in enumerate(contents):
         image = f"/XObject << /Im {image_number} 0 R >>" if b"/Im" in content else ""

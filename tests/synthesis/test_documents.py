@@ -115,6 +115,12 @@ def test_nothing_to_read_is_said_with_what_was_found(tmp_path: Path, named: str,
         find_documents(tmp_path / named)
 
 
+def test_a_name_that_is_not_utf8_can_be_reported(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    path.write_text(PROSE)
+    assert [read_document(found, found.name) for found in find_documents(tmp_path)] == [Document("caf?.txt", PROSE)]
+
+
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "a.txt").write_text("x")
@@ -429,6 +435,22 @@ def test_pdf_columns_captions_footnotes_lists_and_code(text_of: Read) -> None:
         "Figure 1: The dam.", "1 By the engineers' own count.", "- One was rebuilt.", "- Six were not.",
         "Nobody was hurt.",
     ]  # fmt: skip
+
+
+def test_pdf_words_without_a_space_between_them_are_told_by_the_gap(text_of: Read) -> None:
+    def shown(word: str) -> str:
+        return f"<{word.encode('utf-16-be').hex()}>"
+
+    within_a_string = f"[{shown('Its')}-200{shown('da')}20{shown('m')}-170{shown('has')}] TJ"
+    end = 100 + 10 * (9 * 0.6 + 0.2 + 0.17 - 0.02)  # of what was shown: nine letters, two gaps, one pair kerned
+    another_string = f"{end - 100 + 1.7} 0 Td {shown('held')} Tj /Spaceless 10 Tf 24 0 Td {shown('.')} Tj"
+    content = f"BT /Spaceless 10 Tf 100 700 Td {within_a_string} {another_string} ET"
+    assert text_of("a.pdf", pdf_of_contents(content.encode())) == "Its dam has held."
+
+
+def test_a_pdf_whose_characters_are_not_told(reason_for: Read) -> None:
+    content = b"BT /Spaceless 10 Tf 100 700 Td <00010002000300040005> Tj ET"
+    assert reason_for("a.pdf", pdf_of_contents(content)).startswith("a PDF whose fonts do not say which characters")
 
 
 def test_a_scanned_pdf_says_so(reason_for: Read) -> None:

@@ -26,7 +26,8 @@ _MONOSPACED = re.compile(
     r"mono|courier|cmtt|sftt|txtt|typewriter|consol|menlo|nimbusmon|sourcecode|firacode", re.IGNORECASE
 )
 _GAP = 0.14  # of the font size; TeX squeezes a space to a sixth, and kerning stays below a tenth
-_NUDGE = 0.12  # what pypdf misses to it where it takes the mean width of the letters for that of a space
+_RANGES = re.compile(rb"beginbfrange(.*?)endbfrange", re.DOTALL)
+_RANGE = re.compile(rb"<([0-9A-Fa-f]+)>\s*<([0-9A-Fa-f]+)>\s*<([0-9A-Fa-f]+)>")  # of codes, and what the first shows
 _FOOTNOTE_MARK = re.compile(r"\w{3}[\"'”’)]?[.,;:!?]?[\"'”’)]?$")
 
 
@@ -99,7 +100,7 @@ def _refuse_unmapped(pages: list[list[Line]]) -> None:
 def _lines(page: Any) -> list[Line]:
     """The lines of a page in the order of its content, without those at another angle than most (stamps in margins)."""
     collector = _Collector()
-    widener = _GapWidener(_NUDGE if _has_spaceless_font(page) else 0.0)
+    widener = _GapWidener(_misjudged_spaces(page))
     page.extract_text(visitor_operand_before=widener.visit, visitor_text=collector.visit)
     collector.end_line()
     angles: Counter[int] = Counter()
@@ -108,21 +109,49 @@ def _lines(page: Any) -> list[Line]:
     return [line for angle, line in collector.lines if angle == angles.most_common(1)[0][0]]
 
 
-def _resources(page: Any, kind: str) -> list[Any]:
+def _resources(page: Any, kind: str) -> dict[str, Any]:
     found = page.get("/Resources")
     named = found and found.get_object().get(kind)
-    return [item.get_object() for item in named.get_object().values()] if named else []
+    return {name: item.get_object() for name, item in named.get_object().items()} if named else {}
 
 
 def _has_image(page: Any) -> bool:
-    return any(item.get("/Subtype") == "/Image" for item in _resources(page, "/XObject"))
+    return any(item.get("/Subtype") == "/Image" for item in _resources(page, "/XObject").values())
 
 
-def _has_spaceless_font(page: Any) -> bool:
-    """Whether words are apart without a space character (XeTeX, LuaTeX): pypdf guesses too wide a space then."""
-    return any(
-        font.get("/Subtype") == "/Type0" and "/ToUnicode" in font and b"0020>" not in font["/ToUnicode"].get_data()
-        for font in _resources(page, "/Font")
+def _misjudged_spaces(page: Any) -> dict[str, float]:
+    """The fonts in which words are apart without a space character (XeTeX, LuaTeX), with the width, in thousandths of
+    the font size, that pypdf takes for that of a space there: that of glyph 32, which is any other."""
+    widths = {}
+    for name, font in _resources(page, "/Font").items():
+        if font.get("/Subtype") != "/Type0" or "/ToUnicode" not in font:
+            continue
+        mapped: Any = font["/ToUnicode"].get_object()
+        if hasattr(mapped, "get_data") and not _shows_space(mapped.get_data()):
+            widths[name] = _glyph_width(font["/DescendantFonts"][0].get_object().get("/W"), 32)
+    return widths
+
+
+def _glyph_width(widths: Any, glyph: int) -> float:
+    """From an array of `first [width, ..]` and `first last width` (ISO 32000-1, 9.7.4.3); 0 where it is not told."""
+    entries = list(widths.get_object()) if widths else []
+    while len(entries) >= 2:
+        first, second = int(entries[0]), entries[1].get_object()
+        if isinstance(second, list):
+            if first <= glyph < first + len(second):
+                return float(second[glyph - first])
+            del entries[:2]
+        else:
+            if first <= glyph <= int(second) and len(entries) >= 3:
+                return float(entries[2])
+            del entries[:3]
+    return 0.0
+
+
+def _shows_space(to_unicode: bytes) -> bool:
+    ranges = b" ".join(_RANGES.findall(to_unicode))
+    return b"0020>" in to_unicode or any(
+        0 <= 0x20 - int(shown, 16) <= int(last, 16) - int(first, 16) for first, last, shown in _RANGE.findall(ranges)
     )
 
 
@@ -130,11 +159,12 @@ class _GapWidener:
     """Makes pypdf see the gaps between words that it takes for kerning in fonts that have no space of their own.
 
     It is shown each operation before it is carried out, and may change the operands: a gap within a string is widened
-    and taken back; one between two strings is widened by `nudge`, which the next line takes back.
+    and taken back; one between two strings is widened by what pypdf misjudges it, which the next line takes back.
     """
 
-    def __init__(self, nudge: float) -> None:
-        self._nudge = nudge  # of the font size
+    def __init__(self, misjudged_spaces: dict[str, float]) -> None:
+        self._spaces = misjudged_spaces
+        self._font = self._shown_font = ""
         self._size = self._baseline = 0.0
         self._added = self._in_place = 0.0  # to this line so far, in units of text; what of it tm already has
 
@@ -142,10 +172,11 @@ class _GapWidener:
         match operator, operands:
             case b"TJ" | b"Tj", [shown]:
                 self._baseline = tm[5] * cm[3] + cm[5]
+                self._shown_font = self._font
                 if isinstance(shown, list):
                     shown[:] = [part for item in shown for part in _widened(item)]
-            case b"Tf", [_, int() | float() as size]:
-                self._size = float(size)
+            case b"Tf", [name, int() | float() as size]:
+                self._font, self._size = str(name), float(size)
             case b"BT", _:
                 self._in_place = 0.0
             case b"Td" | b"TD", [int() | float() as across, int() | float() as up]:
@@ -158,7 +189,12 @@ class _GapWidener:
                 self._in_place = self._added
 
     def _start(self, baseline: float) -> None:
-        self._added = self._added + self._nudge * self._size if abs(baseline - self._baseline) < 0.1 else 0.0
+        if abs(baseline - self._baseline) >= 0.1:
+            self._added = 0.0
+            return
+        # pypdf takes half of the narrower of the two fonts' spaces for the least gap.
+        least_gap = min(self._spaces.get(self._font, 0.0), self._spaces.get(self._shown_font, 0.0)) / 2000
+        self._added += max(0.0, least_gap - _GAP) * self._size
 
 
 def _widened(item: Any) -> list[Any]:
