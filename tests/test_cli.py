@@ -65,6 +65,7 @@ COMMANDS = [
     ("metadata", "describe"),
     ("tasks", "list"),
     ("tasks", "show"),
+    ("tasks", "check"),
     ("space", "show"),
     ("space", "sample"),
     ("space", "validate"),

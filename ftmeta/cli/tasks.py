@@ -13,6 +13,8 @@ from ftmeta.cli.synthesizing import synthesize
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ftmeta.tasks.check import Report
+
 _PARTS = {"prompt_tokens": "prompt", "completion_tokens": "answer"}
 _SHOWN = ("p50", "max")  # of the quantiles; --json has all
 
@@ -83,6 +85,62 @@ def tasks_show(
             console.print(f"Q  {sample['prompt']}\nA  {sample['completion']}\n", markup=False)
 
     return Reply(document, show)
+
+
+@tasks.command("check", epilog="Example: `ftmeta tasks check mine.jsonl --base-model smollm2-135m`")
+@command
+def tasks_check(
+    data: Annotated[str, typer.Argument(help="A file, a folder saved by `datasets`, a hub id, or a bundled task.")],
+    base_model: Annotated[str, typer.Option(help="Whose context and tokens to compare with.")] = "phi3-micro",
+    json: JsonOption = False,
+) -> Reply:
+    """What to know about a dataset before spending money: faults, leaks, lengths. Exit code 2 if it has an error."""
+    from ftmeta.models import fast_tokenizer, resolve
+    from ftmeta.tasks.check import check_task, take_survey
+
+    model = resolve(base_model)
+    report = check_task(take_survey(data), model, fast_tokenizer(model))
+    return Reply(
+        {"data": data, **report.to_json()}, lambda console: _show_report(console, data, report), 0 if report.ok else 2
+    )
+
+
+def _show_report(console: Console, data: str, report: Report) -> None:
+    from rich.text import Text
+
+    splits = ", ".join(f"{count:,} {split}" for split, count in (report.splits or {}).items())
+    usable = f", {report.examples:,} of them usable" if report.examples < report.rows else ""
+    console.print(Text.assemble((data, "bold"), f": {report.rows:,} rows{usable} ({splits or 'no splits given'})"))
+    if report.lengths is not None:
+        prompt, answer = (report.lengths[part] for part in ("prompt_tokens", "answer_tokens"))
+        console.print(
+            f"Tokens: prompts {prompt['p50']:,} (median) to {prompt['max']:,}, answers {answer['p50']:,} to "
+            f"{answer['max']:,}; {report.lengths['base_model']} reads {report.lengths['context_tokens']:,} in all"
+        )
+    if report.sampled < report.examples:
+        console.print(f"Too large to read all its text: {report.sampled:,} rows were drawn at random for that")
+    if not report.findings:
+        console.print("Nothing was found that speaks against finetuning on it.")
+        return
+    listed = table("", ">rows", ">share", "found")
+    for finding in report.findings:
+        level = Text(finding.level, _COLOURS[finding.level])
+        share = "–" if finding.share is None else f"{finding.share:.1%}" if finding.share >= 0.001 else "< 0.1%"
+        listed.add_row(level, f"{finding.count:,}", share, Text(finding.message))
+    console.print(listed)
+    console.print("[bold]What to do[/bold]")
+    for advice in dict.fromkeys(finding.advice for finding in report.findings):
+        console.print(Text(f"\n{advice}"))
+        for finding in (one for one in report.findings if one.advice == advice and one.rows):
+            more = ", .." if finding.count > len(finding.rows) else ""
+            console.print(Text(f"  {finding.check}: row {', '.join(map(str, finding.rows))}{more}", "dim"))
+            for excerpt in finding.excerpts:
+                console.print(Text(f"    » {excerpt}", "dim"))
+    if not report.ok:
+        console.print("\n[red]Repair the errors first:[/red] finetuning would refuse this, or its test mean nothing.")
+
+
+_COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
 
 
 def _length_columns(lengths: dict[str, Any]) -> list[str]:
