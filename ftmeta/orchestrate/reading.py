@@ -41,11 +41,8 @@ def read_passages(root: Path, files: Sequence[Path], limit: int) -> tuple[list[P
                 for passage in several:
                     if passage.key not in seen:
                         seen.add(passage.key)
-                        entry = (-int(passage.key, 16), passage)
-                        if len(lowest) < limit:
-                            heapq.heappush(lowest, entry)
-                        elif entry > lowest[0]:
-                            heapq.heapreplace(lowest, entry)
+                        put = heapq.heappush if len(lowest) < limit else heapq.heappushpop
+                        put(lowest, (-int(passage.key, 16), passage))
             display.update(number, f"{len(seen):,} passages")
     for name, reason in unreadable[:_WARNED]:
         log.warning("not read: %s: %s", name, reason)
