@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "chatter":
                 self._say("What a lovely text about lamps!")
             case "no usage":
-                self._say(text, usage=None)
+                self._say(text, counted=False)
             case "no choices":
                 self._send(200, {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": []})
             case "half body":
@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
             case _:
                 raise ValueError(behaviour)
 
-    def _say(self, text: str, finish: str = "stop", usage: dict[str, int] | str | None = "given") -> None:
+    def _say(self, text: str, finish: str = "stop", counted: bool = True) -> None:
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": finish}
         document: dict[str, Any] = {
@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
             "model": "m",
             "choices": [choice],
         }
-        if usage == "given":
+        if counted:
             document["usage"] = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
         self._send(200, document)
 
