@@ -86,7 +86,10 @@ def _check(meta: MetaDataset, tasks: dict[str, Task], info: BaseModelInfo) -> No
             raise MetaDatasetError(f"base model '{info.name}' has changed since the sweep; submit the sweep again")
     for name, task in tasks.items():
         if {example.seen_fact for example in task.test} != {True, False}:
-            raise DataError(f"the test split of '{name}' does not say for each question whether its fact was taught")
+            raise DataError(
+                f"the test split of '{name}' does not say for each question whether its fact was taught; sweep tasks "
+                "with the column seen_fact, as the bundled ones have"
+            )
 
 
 def plan(

@@ -76,6 +76,7 @@ def _filter(made: Sequence[Made], language: str) -> tuple[list[Made], dict[str, 
 
 
 def _split(kept: Sequence[Made], label: str, split_by: Literal["document", "passage"]) -> dict[Split, list[Made]]:
+    """As any dataset is split, which keeps a fact in one split: here the document or passage stands for the fact."""
     of_question = {one.pair.question: one for one in kept}
     placed = [
         Placed(Example((Message("user", one.pair.question),), one.pair.answer, fact=_GROUPS[split_by](one)), None)
