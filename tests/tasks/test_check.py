@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -212,6 +213,12 @@ def test_a_fault_is_found_and_nothing_else(name: str) -> None:
 def test_every_check_has_a_test() -> None:
     tested = {expected for _, expected, *_ in FAULTS.values()}
     assert set(CHECKS) - tested == {"unread", "cut at a limit"}  # below
+
+
+def test_every_check_is_in_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    _, _, section = page.partition("| check | looks for | level |")
+    assert re.findall(r"^\| `([a-z ]+)` \|", section, re.MULTILINE) == list(CHECKS)
 
 
 def test_answers_cut_by_an_export() -> None:
