@@ -71,7 +71,8 @@ def _read_all(base: Path, files: Sequence[Path]) -> Iterator[tuple[str, _Read]]:
     while waiting or running:
         while waiting and len(running) < at_a_time:
             path = waiting.popleft()
-            name = path.relative_to(base).as_posix()
+            # Names of files need not be UTF-8; reports have to.
+            name = path.relative_to(base).as_posix().encode("utf-8", "replace").decode("utf-8")
             running[read.remote(path.absolute(), name)] = (name, time.monotonic())
         ready, _ = ray.wait(list(running), timeout=1.0)
         for reference in ready:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -134,13 +135,14 @@ def test_one_document_is_split_by_passage(tmp_path: Path) -> None:
 
 
 def test_too_few_pairs_leave_a_report(tmp_path: Path) -> None:
-    file = tmp_path / "lamps.txt"
-    file.write_text(lamps(0, 2), encoding="utf-8")
+    file = tmp_path / os.fsdecode(b"l\xe4mps.txt")  # neither its name nor its text is UTF-8
+    file.write_bytes(f"{lamps(0, 2)} There is a café beside it.".encode("latin-1"))
     with endpoint() as server:
         document = synthesize(settings(file, server.url), tmp_path / "out")
     assert document["task"] is None
     assert "at least 20 are needed" in document["too_few"]
     assert document["report"].endswith("report.html")
+    assert document["documents"]["notes"] == [{"document": "l?mps.txt", "note": "read as windows-1252"}]
 
 
 def test_mistakes_of_the_user(documents: Path, tmp_path: Path) -> None:
