@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-# Of the 24,300 questions of the bundled tasks, all templates, 2 % count as equal (9 % in country-names, else below 3 %).
+# Of the 24,300 questions of the bundled tasks, all of templates, 2 % count as equal (country-names 9 %, others < 3 %).
 THRESHOLD = 0.75
 _WORD_WEIGHT, _PAIR_WEIGHT = 2.0, 0.5
 _PERMUTATIONS = 128
