@@ -48,7 +48,8 @@ READERS: dict[str, Callable[[bytes], Reading]] = {
 @dataclass(frozen=True)
 class Document:
     """One document: `name` is its path below what the user named, `text` has one blank line between paragraphs, each
-    of which is one line; `encoding_note` says how it was read where that was not plain UTF-8."""
+    of which is one line; `encoding_note` says how it was read where that was not plain UTF-8, or what of a PDF was
+    not read."""
 
     name: str
     text: str

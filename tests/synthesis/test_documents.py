@@ -463,7 +463,7 @@ def test_a_scanned_pdf_says_so(reason_for: Read) -> None:
 def test_a_partly_scanned_pdf_keeps_its_text(tmp_path: Path) -> None:
     text, image = b"BT /Helvetica 10 Tf 72 700 Td (It is the only page of text.) Tj ET", b"q 9 0 0 9 0 0 cm /Im Do Q"
     found = read_raw(tmp_path / "a.pdf", pdf_of_contents(text, image, image))
-    assert found == Document("a.pdf", "It is the only page of text.", "2 of 3 pages are scanned and hold no text")
+    assert found == Document("a.pdf", "It is the only page of text.", "no text on 2 of 3 pages, only images")
 
 
 def test_encrypted_pdfs(tmp_path: Path) -> None:

@@ -60,14 +60,15 @@ def _read_pages(reader: Any, page_count: int) -> Reading:
     for number in range(page_count):
         try:
             page = reader.pages[number]
-            pages.append(_lines(page))
-            scanned += not pages[-1] and _has_image(page)
+            lines = _lines(page)
+            scanned += not lines and _has_image(page)
         except MemoryError:
             raise
         except Exception as error:  # pypdf raises many types on damaged pages; the others may be whole
             broken, last_error = broken + 1, error
             continue
-        characters += sum(len(line.text) for line in pages[-1])
+        pages.append(lines)
+        characters += sum(len(line.text) for line in lines)
         if characters > MAX_CHARACTERS:
             raise CannotRead(f"a PDF with more than {MAX_CHARACTERS:,} characters of text; split it by chapters")
     if broken == page_count:
@@ -78,8 +79,8 @@ def _read_pages(reader: Any, page_count: int) -> Reading:
             raise CannotRead(f"{found}; run OCR over it first (as with ocrmypdf)")
         raise CannotRead("a PDF without text or scanned pages; leave it out, or if it shows text, run OCR over it")
     _refuse_unmapped(pages)
-    notes = [f"{scanned} of {page_count} pages are scanned and hold no text"] * (scanned > 0)
-    notes += [f"{broken} of {page_count} pages are damaged and left out"] * (broken > 0)
+    notes = [f"no text on {scanned} of {page_count} pages, only images"] * (scanned > 0)
+    notes += [f"{broken} of {page_count} pages left out as damaged"] * (broken > 0)
     return Reading(paragraphs(pages), "; ".join(notes) or None)
 
 
@@ -100,7 +101,11 @@ def _refuse_unmapped(pages: list[list[Line]]) -> None:
 def _lines(page: Any) -> list[Line]:
     """The lines of a page in the order of its content, without those at another angle than most (stamps in margins)."""
     collector = _Collector()
-    widener = _GapWidener(_misjudged_spaces(page))
+    try:
+        misjudged = _misjudged_spaces(page)
+    except Exception:  # a font that is damaged, which pypdf may get over
+        misjudged = {}
+    widener = _GapWidener(misjudged)
     page.extract_text(visitor_operand_before=widener.visit, visitor_text=collector.visit)
     collector.end_line()
     angles: Counter[int] = Counter()
