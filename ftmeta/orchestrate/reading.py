@@ -7,12 +7,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ftmeta.errors import FtmetaError
 from ftmeta.orchestrate.progress import Display
-from ftmeta.synthesis.documents import Unreadable, read_document
+from ftmeta.synthesis.documents import Unreadable, other_files, read_document
 from ftmeta.synthesis.passages import Passage, passages
 from ftmeta.synthesis.report import Inventory
 
@@ -24,9 +25,9 @@ log = logging.getLogger("ftmeta.synthesize")
 
 def read_passages(root: Path, files: Sequence[Path], limit: int) -> tuple[list[Passage], Inventory]:
     """At most `limit` passages, in the order of their hashes: those with the lowest, so that they are spread over all
-    documents, and are the same again where the limit grows."""
+    documents, and are the same again where the limit grows. A passage that stands in several counts for the first."""
     lowest: list[tuple[int, Passage]] = []  # a heap: the negative hash, so that the highest is on top
-    seen: set[str] = set()
+    first: dict[str, tuple[str, int]] = {}  # where each passage stands, by its key: document and number
     unreadable, notes, documents = [], [], 0
     base = root if root.is_dir() else root.parent
     with Display("reading", len(files), "documents", "starting workers") as display:
@@ -39,17 +40,25 @@ def read_passages(root: Path, files: Sequence[Path], limit: int) -> tuple[list[P
                 if note is not None:
                     notes.append((path, note))
                 for passage in several:
-                    if passage.key not in seen:
-                        seen.add(passage.key)
+                    here = (passage.document, passage.index)
+                    new = passage.key not in first
+                    first[passage.key] = min(here, first.get(passage.key, here))
+                    if new:
                         put = heapq.heappush if len(lowest) < limit else heapq.heappushpop
                         put(lowest, (-int(passage.key, 16), passage))
-            display.update(number, f"{len(seen):,} passages")
+            display.update(number, f"{len(first):,} passages")
     for name, reason in unreadable[:_WARNED]:
         log.warning("not read: %s: %s", name, reason)
     if len(unreadable) > _WARNED:
         log.warning("and %d more that could not be read; the report lists them", len(unreadable) - _WARNED)
-    chosen = [passage for _, passage in sorted(lowest, reverse=True)]
-    return chosen, Inventory(documents, unreadable, notes, len(seen), len(chosen))
+    others = other_files(root)
+    if others:
+        log.warning("passed over for their suffix: %s", ", ".join(f"{n:,} {suffix}" for suffix, n in others.items()))
+    chosen = []
+    for _, passage in sorted(lowest, reverse=True):
+        document, index = first[passage.key]
+        chosen.append(replace(passage, document=document, index=index))
+    return chosen, Inventory(documents, unreadable, notes, others, len(first), len(chosen))
 
 
 _Read = tuple[str | None, list[Passage]] | Unreadable  # a note on the encoding, and the passages

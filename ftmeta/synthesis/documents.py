@@ -89,9 +89,12 @@ def find_documents(path: Path) -> list[Path]:
 
 
 def other_files(path: Path) -> dict[str, int]:
-    """How many files below a folder find_documents passes over for their suffix: `{'.docx': 12, 'no suffix': 1}`."""
+    """How many files below a folder find_documents passes over for their suffix: `{'.docx': 12, 'no suffix': 1}`.
+    None below a file."""
+    if not path.is_dir():
+        return {}
     suffixes = (file.suffix.lower() for file in _walk(path) if file.suffix.lower() not in READERS)
-    return dict(Counter(suffix or "without suffix" for suffix in suffixes).most_common())
+    return dict(Counter(suffix or "no suffix" for suffix in suffixes).most_common())
 
 
 def read_document(path: Path, name: str) -> Document | Unreadable:

@@ -6,7 +6,7 @@ The page is one file without scripts or anything from elsewhere; texts of docume
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Inventory:
     documents: int
     unreadable: Sequence[tuple[str, str]]  # name and reason
     notes: Sequence[tuple[str, str]]  # name and what is remarkable, as an encoding
+    passed_over: Mapping[str, int]  # files by suffixes that nothing here reads
     passages: int  # different ones
     chosen: int  # those that are asked about
 
@@ -61,6 +62,7 @@ def report(
         "documents": {
             "read": inventory.documents,
             "unreadable": len(inventory.unreadable),
+            "passed_over": dict(inventory.passed_over),
             "reasons": [{"document": at, "reason": why} for at, why in inventory.unreadable[:_LISTED]],
             "notes": [{"document": at, "note": what} for at, what in inventory.notes[:_LISTED]],
         },

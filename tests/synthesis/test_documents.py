@@ -75,7 +75,7 @@ def test_a_folder_gives_its_documents_sorted_without_hidden_ones(tmp_path: Path)
         "a/z.TXT",
         "b.md",
     ]
-    assert other_files(tmp_path) == {".docx": 1, "without suffix": 1}
+    assert other_files(tmp_path) == {".docx": 1, "no suffix": 1}
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:

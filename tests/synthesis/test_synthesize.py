@@ -38,12 +38,15 @@ def rows(out: Path) -> list[dict[str, Any]]:
 def test_documents_become_a_task(documents: Path, tmp_path: Path) -> None:
     (documents / "picture.pdf").write_bytes(b"%PDF-1.7 broken")
     (documents / "blob.txt").write_bytes(bytes(range(256)) * 20)
+    (documents / "letter.docx").write_bytes(b"x")
+    (documents / "a-copy.txt").write_text((documents / "lamps-3.txt").read_text())
     with endpoint("slow pairs") as server:
         document = synthesize(settings(documents, server.url), tmp_path / "out")
         assert server.most_at_once > 1
         asked = len(server.requests)
     assert (document["complete"], document["unfinished"], document["split_by"]) == (True, None, "document")
-    assert document["documents"]["read"] == 8
+    assert document["documents"]["read"] == 9
+    assert document["documents"]["passed_over"] == {".docx": 1}
     assert {one["document"] for one in document["documents"]["reasons"]} == {"picture.pdf", "blob.txt"}
     assert document["passages"]["asked"] == asked
     pairs = document["pairs"]
@@ -55,6 +58,9 @@ def test_documents_become_a_task(documents: Path, tmp_path: Path) -> None:
     assert {split: len(examples) for split, examples in task.splits.items()} == document["splits"]
     split_of = {(row["document"], row["split"]) for row in rows(tmp_path / "out")}
     assert len({name for name, _ in split_of}) == len(split_of)  # no document in two splits
+    assert {name for name, _ in split_of} == {path.name for path in documents.glob("*amps-[0-7].txt")} - {
+        "lamps-3.txt"  # all its passages stand in the copy, which comes first
+    } | {"a-copy.txt"}
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "picture.pdf" in page
     assert f"{pairs['kept']}</b>of 96 pairs kept" in page
