@@ -275,19 +275,31 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
 @contextlib.contextmanager
 def stopped_by_signals(state: State) -> Iterator[None]:
     """The first SIGINT or SIGTERM ends the sweep at the next moment between two results, a second one at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def request(number: int, frame: FrameType | None) -> None:
+    def request() -> None:
         if state.stop:
             raise KeyboardInterrupt
         state.stop = True
         log.warning("stopping; what is finished is kept, and submitting the sweep again goes on from there")
 
+    with on_signals(request):
+        yield
+
+
+@contextlib.contextmanager
+def on_signals(request: Callable[[], None]) -> Iterator[None]:
+    """Calls `request` for each SIGINT and SIGTERM; in other threads than the main one, which gets no signals, for none.
+    Inside `connected`, because Ray sets handlers of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        request()
+
     for number in before:
-        signal.signal(number, request)
+        signal.signal(number, handle)
     try:
         yield
     finally:
