@@ -20,7 +20,9 @@ Outcome = Literal[
     "failed",  # no reply: time-outs, errors of the endpoint
 ]
 
-_MAX_CHARACTERS = 1 << 18  # no prompt asks for that much; an endpoint gone wild does not hold up the others
+# No prompt asks for that much; an endpoint gone wild does not hold up the others.
+_MAX_CHARACTERS = 1 << 16
+_MAX_THOUGHTS = 1 << 20  # with the thoughts before it
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _EMPTY_LIST = re.compile(r"\[\s*\]")
 _REFUSAL = re.compile(
@@ -29,8 +31,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _LINES = re.compile(
-    r"^\W{0,4}(?:\d+[.)]\s*)?(?:(?:\*\*)?Q(?:uestion)?\s*\d*\s*[:.](?:\*\*)?[ \t]*)+(?P<question>\S[^\n]*)\n+"
-    r"\W{0,4}(?:(?:\*\*)?A(?:nswer)?\s*\d*\s*[:.](?:\*\*)?[ \t]*)+(?P<answer>\S[^\n]*)",
+    r"^\W{0,4}(?:\d+[.)]\s*)?(?:(?:\*\*)?Q(?:uestion)?\s*\d*\s*[:.](?:\*\*)?[ \t]*)++(?P<question>\S[^\n]*)\n+"
+    r"\W{0,4}(?:(?:\*\*)?A(?:nswer)?\s*\d*\s*[:.](?:\*\*)?[ \t]*)++(?P<answer>\S[^\n]*)",
     re.MULTILINE | re.IGNORECASE,
 )
 
@@ -46,7 +48,7 @@ def read_reply(text: str, *, refused: bool = False, cut: bool = False) -> tuple[
 
     `refused`: the endpoint says so. `cut`: the reply reached its limit of tokens, so that a last line is half a line.
     """
-    text = _THOUGHTS.sub("", text[:_MAX_CHARACTERS]).strip()
+    text = _THOUGHTS.sub("", text[:_MAX_THOUGHTS])[:_MAX_CHARACTERS].strip()
     pairs = list(_json_pairs(text)) or [
         Pair(_clean(found["question"]), _clean(found["answer"]))
         for found in _LINES.finditer(text)
@@ -66,8 +68,10 @@ def _json_pairs(text: str) -> Iterator[Pair]:
     while at >= 0:
         try:
             value, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
+        except ValueError:
             end = at + 1
+        except RecursionError:
+            return
         else:
             yield from _pairs_in(value)
         at = text.find("{", end)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -67,6 +68,15 @@ def test_no_pair(text: str, outcome: str) -> None:
 
 def test_the_endpoint_says_that_it_refused() -> None:
     assert read_reply("Let us talk about something else.", refused=True) == ([], "refused")
+
+
+@pytest.mark.parametrize(
+    "piece", ["{", '{"', '{"a": [', "Q: ", "Q:\n", "[ ", "Q: a\nA: ", "**", '{"question": "', "<think>", " \n"]
+)
+def test_a_model_that_repeats_itself_is_read_in_no_time(piece: str) -> None:
+    began = time.process_time()
+    read_reply(piece * (2_000_000 // len(piece)))
+    assert time.process_time() - began < 10  # some of them took minutes
 
 
 @given(st.text())
