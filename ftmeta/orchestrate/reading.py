@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import heapq
 import logging
-import time
-from collections import deque
+import os
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,20 +19,27 @@ from ftmeta.synthesis.passages import Passage, passages
 from ftmeta.synthesis.report import Inventory
 
 READING_LIMIT_S = 120.0  # for one document; a broken PDF can keep a reader busy for ever
+_TRIES = 2  # at a document whose process ended: the node may be to blame
 _WARNED = 10  # documents that could not be read, each in a line of its own
 
 log = logging.getLogger("ftmeta.synthesize")
 
 
-def read_passages(root: Path, files: Sequence[Path], limit: int) -> tuple[list[Passage], Inventory]:
+def read_passages(
+    root: Path, files: Sequence[Path], limit: int, limit_s: float = READING_LIMIT_S
+) -> tuple[list[Passage], Inventory]:
     """At most `limit` passages, in the order of their hashes: those with the lowest, so that they are spread over all
     documents, and are the same again where the limit grows. A passage that stands in several counts for the first."""
     lowest: list[tuple[int, Passage]] = []  # a heap: the negative hash, so that the highest is on top
     first: dict[str, tuple[str, int]] = {}  # where each passage stands, by its key: document and number
-    unreadable, notes, documents = [], [], 0
+    unreadable: list[tuple[str, str]] = []
+    notes, documents = [], 0
     base = root if root.is_dir() else root.parent
     with Display("reading", len(files), "documents", "starting workers") as display:
-        for number, (path, found) in enumerate(_read_all(base, files), start=1):
+        for path, found in _read_all(base, files, limit_s):
+            if found is None:
+                display.update(documents + len(unreadable), "waiting for a free CPU")
+                continue
             if isinstance(found, Unreadable):
                 unreadable.append((found.name, found.reason))
             else:
@@ -46,7 +54,7 @@ def read_passages(root: Path, files: Sequence[Path], limit: int) -> tuple[list[P
                     if new:
                         put = heapq.heappush if len(lowest) < limit else heapq.heappushpop
                         put(lowest, (-int(passage.key, 16), passage))
-            display.update(number, f"{len(first):,} passages")
+            display.update(documents + len(unreadable), f"{len(first):,} passages")
     for name, reason in unreadable[:_WARNED]:
         log.warning("not read: %s: %s", name, reason)
     if len(unreadable) > _WARNED:
@@ -64,40 +72,49 @@ def read_passages(root: Path, files: Sequence[Path], limit: int) -> tuple[list[P
 _Read = tuple[str | None, list[Passage]] | Unreadable  # a note on the encoding, and the passages
 
 
-def _passages_of(path: Path, name: str) -> _Read:
-    document = read_document(path, name)
-    return document if isinstance(document, Unreadable) else (document.encoding_note, passages(document))
+def _passages_of(path: Path, name: str, limit_s: float) -> _Read:
+    """Ends the process where the time is up, whatever a library is doing then. Time in a queue does not count."""
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(limit_s, exit=True, file=nowhere)
+        try:
+            document = read_document(path, name)
+            return document if isinstance(document, Unreadable) else (document.encoding_note, passages(document))
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
-def _read_all(base: Path, files: Sequence[Path]) -> Iterator[tuple[str, _Read]]:
-    """What is in each file, as it is read."""
+def _read_all(base: Path, files: Sequence[Path], limit_s: float) -> Iterator[tuple[str, _Read | None]]:
+    """What is in each file, as it is read; None where for a second nothing was."""
     import ray
 
     read: Any = ray.remote(max_retries=0)(_passages_of)
     at_a_time = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    waiting = deque(files)
-    running: dict[Any, tuple[str, float]] = {}
+    waiting, tries = deque(files), Counter[Path]()
+    running: dict[Any, tuple[Path, str]] = {}
     while waiting or running:
         while waiting and len(running) < at_a_time:
             path = waiting.popleft()
             # Names of files need not be UTF-8; reports have to.
             name = path.relative_to(base).as_posix().encode("utf-8", "replace").decode("utf-8")
-            running[read.remote(path.absolute(), name)] = (name, time.monotonic())
+            running[read.remote(path.absolute(), name, limit_s)] = (path, name)
         ready, _ = ray.wait(list(running), timeout=1.0)
+        if not ready:
+            yield "", None
         for reference in ready:
-            name, _ = running.pop(reference)
-            yield name, _result(reference, name)
-        for reference, (name, began) in list(running.items()):
-            if time.monotonic() - began > READING_LIMIT_S:
-                ray.cancel(reference, force=True)
-                del running[reference]
-                yield (
-                    name,
-                    Unreadable(name, f"reading it took more than {READING_LIMIT_S:.0f} s; convert it to text first"),
-                )
+            path, name = running.pop(reference)
+            try:
+                yield name, _result(reference, name)
+            except ray.exceptions.RayError as error:  # its process is gone
+                tries[path] += 1
+                if tries[path] < _TRIES:
+                    waiting.append(path)
+                else:
+                    reason = f"it took more than {limit_s:g} s or ended its process ({type(error).__name__})"
+                    yield name, Unreadable(name, f"{reason}; convert it to text first")
 
 
 def _result(reference: Any, name: str) -> _Read:
+    """Raises RayError where the process that read it is gone."""
     import ray
 
     try:
@@ -106,6 +123,4 @@ def _result(reference: Any, name: str) -> _Read:
         if isinstance(error.cause, FtmetaError):
             raise error.cause from None
         return Unreadable(name, f"reading it failed ({' '.join(str(error.cause).split())[:200]})")
-    except ray.exceptions.RayError as error:  # the process died: out of memory, or a crash of a library
-        return Unreadable(name, f"reading it ended its process ({type(error).__name__}); convert it to text first")
     return found
