@@ -13,6 +13,8 @@ from ftmeta.cli.output import JsonOption, Reply, command, money, note, table
 if TYPE_CHECKING:
     from rich.console import Console
 
+_FAILURES = 3  # reasons shown; the report has more
+
 
 @command
 def synthesize(
@@ -32,6 +34,10 @@ def synthesize(
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Requests at a time.")] = 16,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one attempt at a request.")] = 60.0,
+    reply_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="The longest reply; default: 150 a pair. Models that think aloud need more."),
+    ] = None,
     language: Annotated[
         str | None, typer.Option(help="Keep pairs in this language, as en; default: that of the documents.")
     ] = None,
@@ -72,8 +78,9 @@ def synthesize(
             timeout_s=timeout,
             language=language,
             device=device,
-            cpus_per_model=1 if device == "cuda" or address is not None else os.cpu_count() or 1,
-            gpus_per_model=int(device == "cuda"),
+            reply_tokens=reply_tokens,
+            # A Ray of this command's own is there for the model, a cluster for others too.
+            cpus_per_model=1 if device == "cuda" or address or os.environ.get("RAY_ADDRESS") else None,
         )
     except ValidationError as error:
         wrong = error.errors()[0]
@@ -85,10 +92,12 @@ def synthesize(
 
 
 def show(console: Console, document: dict[str, Any]) -> None:
+    from rich.markup import escape
+
     read, asked = document["documents"], document["passages"]
     unread = f", {read['unreadable']} could not be read" if read["unreadable"] else ""
     console.print(
-        f"[bold]{document['name']}[/bold]: {read['read']} documents{unread}; {asked['asked']} of "
+        f"[bold]{escape(document['name'])}[/bold]: {read['read']} documents{unread}; {asked['asked']} of "
         f"{asked['found']} passages asked about"
     )
     made = document["pairs"]
@@ -101,10 +110,13 @@ def show(console: Console, document: dict[str, Any]) -> None:
     tokens = document["tokens"]
     price = "price unknown" if document["cost_usd"] is None else money(document["cost_usd"])
     console.print(f"{tokens['prompt']:,} prompt and {tokens['completion']:,} completion tokens, {price}")
+    for failure in document["failures"][:_FAILURES]:
+        said = f"{failure['passages']} passages failed: {failure['reason']}"
+        console.print(f"[yellow]note:[/yellow] {escape(said)}", soft_wrap=True)
     if document["unfinished"]:
-        console.print(f"[yellow]note:[/yellow] {document['unfinished']}", soft_wrap=True)
-    console.print(f"report: {document['report']}", soft_wrap=True)
+        console.print(f"[yellow]note:[/yellow] {escape(document['unfinished'])}", soft_wrap=True)
+    console.print(f"report: {document['report']}", soft_wrap=True, markup=False)
     if document["task"]:
         splits = ", ".join(f"{count} {name}" for name, count in document["splits"].items())
-        console.print(f"task:   {document['task']} ({splits})", soft_wrap=True)
-        console.print(f"next:   ftmeta tasks check {document['out']}", soft_wrap=True)
+        console.print(f"task:   {document['task']} ({splits})", soft_wrap=True, markup=False)
+        console.print(f"next:   ftmeta tasks check {document['out']}", soft_wrap=True, markup=False)

@@ -5,6 +5,9 @@ Everything is decided by the content, so the same journal gives the same task.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ from ftmeta.synthesis.passages import Passage
 from ftmeta.synthesis.replies import Pair
 from ftmeta.tasks.near import near_duplicates
 from ftmeta.tasks.rows import Placed
-from ftmeta.tasks.split import split_examples
+from ftmeta.tasks.split import MINIMUM, split_examples
 
 DUPLICATE = "duplicate"
 DROPPED = {
@@ -54,12 +57,14 @@ class Sifted:
 def sift(made: Sequence[Made], language: str, label: str) -> Sifted:
     """No document stands in two splits; where there are too few documents for that, no passage does."""
     kept, dropped = _filter(made, language)
-    reason = None
     for split_by in _GROUPS:
-        try:
+        with contextlib.suppress(DataError):
             return Sifted(kept, dropped, _split(kept, label, split_by), split_by, None)
-        except DataError as error:
-            reason = str(error)
+    reason = (
+        f"{len(kept)} pairs from {len({one.passage.key for one in kept})} passages were kept; at least "
+        f"{sum(MINIMUM.values())} are needed, from enough passages for three splits that share none: give more "
+        "documents, or a model that writes better pairs"
+    )
     return Sifted(kept, dropped, {}, None, reason)
 
 
@@ -94,8 +99,16 @@ _GROUPS: dict[Literal["document", "passage"], Callable[[Made], str]] = {
 }
 
 
-def write_task(splits: Mapping[Split, Iterable[Made]], path: Path) -> None:
-    """JSONL with the columns split, question, answer, document and passage (the number of the passage in it)."""
+def write_task(
+    splits: Mapping[Split, Iterable[Made]], path: Path, before: str | None
+) -> tuple[str | None, Path | None]:
+    """JSONL with the columns split, question, answer, document and passage (the number of the passage in it); no file
+    without splits.
+
+    A file that somebody mended is never written over. `before` is the fingerprint that the last call returned. A file
+    that has changed since stays where the rows would be as before, and is renamed else. Returns the fingerprint of the
+    rows, and where a renamed file is.
+    """
     rows = [
         {
             "split": name,
@@ -107,4 +120,20 @@ def write_task(splits: Mapping[Split, Iterable[Made]], path: Path) -> None:
         for name, several in splits.items()
         for one in several
     ]
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    now = _fingerprint(text.encode("utf-8")) if rows else None
+    aside = None
+    if before is not None and path.exists() and _fingerprint(path.read_bytes()) != before:
+        if now == before:
+            return now, None
+        aside = next(at for i in itertools.count(1) if not (at := path.with_stem(f"{path.stem}-mended-{i}")).exists())
+        path.rename(aside)
+    if rows:
+        write_text(path, text)
+    else:
+        path.unlink(missing_ok=True)
+    return now, aside
+
+
+def _fingerprint(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from ftmeta.errors import MissingDependencyError
+from ftmeta.errors import ConfigError, MissingDependencyError
 from ftmeta.files import DATA
 from ftmeta.synthesis.replies import Pair
 from ftmeta.tasks.text import MAX_ANSWER_WORDS, content_words
@@ -103,6 +103,15 @@ def language_of(text: str) -> tuple[str, float]:
     """ISO 639-1 code and probability in [0, 1] (py3langid; Lui and Baldwin 2012)."""
     code, probability = _identifier().classify(text)
     return str(code), float(probability)
+
+
+def require_language(code: str) -> None:
+    """Raises ConfigError for a code that no text will be found to be in."""
+    if code not in _identifier().labels:
+        raise ConfigError(
+            f"the language '{code}' is none that can be told from others; wanted is an ISO 639-1 code, such as en, de, "
+            "el (not gr), ja (not jp) or zh (not cn)"
+        )
 
 
 def words(text: str) -> list[str]:

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from ftmeta.errors import FtmetaError, UserError
 from ftmeta.files import fingerprint
@@ -25,6 +26,7 @@ from ftmeta.synthesis.replies import Outcome, Pair, read_reply
 
 ATTEMPTS = 2  # at a reply that holds no pair; the second at a temperature that gives another one
 _AGAIN_TEMPERATURE = 0.7
+_MOST_PAIRS = 5  # times what was asked for: some more are welcome, but one passage gone wild is not to fill the dataset
 
 
 @dataclass(frozen=True)
@@ -50,28 +52,39 @@ class Generated:
     completion_tokens: int
     seconds: float
     error: str | None = None  # of a failed one
-    unreachable: bool = False  # failed because of the endpoint, not of the passage
 
 
-async def generate(model: LanguageModel, key: str, prompt: Prompt, question: Question, temperature: float) -> Generated:
-    """Asks once, and once more where the reply cannot be read. Raises ConfigError for what no repetition mends."""
+_LINE = TypeAdapter(Generated)
+
+
+async def generate(
+    model: LanguageModel, key: str, prompt: Prompt, question: Question, temperature: float
+) -> Generated | Failure:
+    """Asks once, and once more where the reply cannot be read. A Failure is one of the endpoint, which says nothing of
+    the passage. Raises ConfigError for what no repetition mends."""
     began, prompt_tokens, completion_tokens = time.monotonic(), 0, 0
     outcome: Outcome = "malformed"
     pairs: list[Pair] = []
+    error: str | None = None
     messages = prompt.messages(question.text, question.pairs)
     for attempt in range(ATTEMPTS):
         reply = await model.ask(messages, max(temperature, _AGAIN_TEMPERATURE) if attempt else temperature)
-        seconds = time.monotonic() - began
         if isinstance(reply, Failure):
-            return Generated(
-                key, "failed", (), prompt_tokens, completion_tokens, seconds, reply.reason, reply.unreachable
-            )
+            if attempt:
+                break  # what came of the first attempt counts
+            if reply.because_of != "passage":
+                return reply
+            outcome, error = "failed", reply.reason
+            break
         prompt_tokens += reply.prompt_tokens
         completion_tokens += reply.completion_tokens
         pairs, outcome = read_reply(reply.text, refused=reply.refused, cut=reply.cut)
+        if reply.cut and not pairs:  # as models that think first: they would think as long again
+            outcome, error = "failed", f"the reply was cut at {reply.completion_tokens} tokens before it held a pair"
         if outcome != "malformed":
             break
-    return Generated(key, outcome, tuple(pairs), prompt_tokens, completion_tokens, time.monotonic() - began)
+    pairs = pairs[: question.pairs * _MOST_PAIRS]
+    return Generated(key, outcome, tuple(pairs), prompt_tokens, completion_tokens, time.monotonic() - began, error)
 
 
 class Journal:
@@ -81,16 +94,22 @@ class Journal:
         self.path = path
 
     def __enter__(self) -> Journal:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a+b", buffering=0)  # what did not fit must not be written again at the end
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written ({error.strerror}); choose another place") from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             self._file.close()
+            if isinstance(error, BlockingIOError):
+                raise UserError(
+                    f"another process is writing to {self.path.parent}; wait for it, or give another --out"
+                ) from None
             raise UserError(
-                f"another process is writing to {self.path.parent}; wait for it, or give another --out"
+                f"{self.path} cannot be locked ({error.strerror}); give an --out on a file system that can"
             ) from None
-        self._end_torn_line()
         return self
 
     def __exit__(
@@ -100,10 +119,11 @@ class Journal:
 
     def put(self, generated: Generated) -> None:
         """Raises FtmetaError where the disk does not take it; what is written before stays whole."""
-        line = json.dumps(asdict(generated), ensure_ascii=False) + "\n"
+        line = json.dumps(asdict(generated), ensure_ascii=False).encode("utf-8") + b"\n"
         try:
-            self._file.write(line.encode("utf-8"))
-            self._file.flush()
+            self._end_torn_line()
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise FtmetaError(
                 f"{self.path} cannot be written ({error.strerror}); what was generated before is kept: make room and "
@@ -125,15 +145,12 @@ class Journal:
             self._file.seek(size - 1)
             if self._file.read(1) != b"\n":
                 self._file.write(b"\n")
-                self._file.flush()
 
 
 def _lines(path: Path) -> Iterator[Generated]:
     with path.open("rb") as file:
         for line in file:
             try:
-                document: dict[str, Any] = json.loads(line)
-                document["pairs"] = tuple(Pair(**pair) for pair in document["pairs"])
-                yield Generated(**document)
-            except (ValueError, TypeError, KeyError):
+                yield _LINE.validate_json(line)
+            except ValidationError:
                 continue

@@ -2,7 +2,7 @@
 
 Both have one coroutine, `ask(messages, temperature)`, which returns a Reply or a Failure; many may be awaited at once.
 What no repetition can mend (a wrong key, an unknown model, a wrong address) is a ConfigError; everything else is a
-Failure of that one request.
+Failure of that one request. No message holds the key, even where an endpoint repeats it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 from ftmeta.errors import ConfigError, MissingDependencyError
 from ftmeta.synthesis.prompts import Messages
@@ -23,8 +24,15 @@ KEY_VARIABLES = ("FTMETA_LLM_KEY", "OPENAI_API_KEY")
 
 
 def key_from_environment() -> str | None:
-    """The endpoint's key; the first of KEY_VARIABLES that is set."""
-    return next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), None)
+    """The endpoint's key: the first of KEY_VARIABLES that is set, without white space around it, as files of secrets
+    have. Raises ConfigError for characters that a request cannot carry."""
+    for name in KEY_VARIABLES:
+        key = os.environ.get(name, "").strip()
+        if key:
+            if not (key.isascii() and key.isprintable()):
+                raise ConfigError(f"${name} holds characters that no key has; set it to the key and nothing else")
+            return key
+    return None
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class Failure:
-    """No reply, although the client tried several times. `unreachable`: the endpoint is down, slow or overloaded, which
-    says nothing about the passage."""
+    """No reply, although the client tried several times. Because of the `passage`: refused, or answered with nonsense;
+    because of the `endpoint`: down or slow, perhaps on this passage only; because of the `load`: too many requests,
+    which says nothing about the passage."""
 
     reason: str
-    unreachable: bool
+    because_of: Literal["passage", "endpoint", "load"]
 
 
 class LanguageModel(Protocol):
@@ -54,6 +63,7 @@ class Limits:
     reply_tokens: int
     timeout_s: float = 60.0  # for one attempt
     retries: int = 4  # of time-outs, 408, 409, 429 and 5xx, with growing waits, or as Retry-After says
+    whole_s: float | None = None  # for all attempts; None: ten seconds more for each
 
 
 def require_model(settings: Synthesis) -> None:
@@ -62,8 +72,19 @@ def require_model(settings: Synthesis) -> None:
         from ftmeta.models import resolve
 
         resolve(settings.model)
-    elif not settings.llm_url.startswith(("http://", "https://")):
+        return
+    try:
+        address = urlsplit(settings.llm_url)
+        right = address.scheme in ("http", "https") and bool(address.hostname) and (address.port or 1) > 0
+    except ValueError:  # a port or an IPv6 address that is none
+        right = False
+    if not right or not settings.llm_url.isprintable() or " " in settings.llm_url:
         raise ConfigError(f"the endpoint '{settings.llm_url}' is no address; give it as http://host:8000/v1")
+    if address.username is not None:
+        raise ConfigError(
+            f"the endpoint's address holds a user or password, which reports would show; give the key in "
+            f"${KEY_VARIABLES[0]} and the address as http://host:8000/v1"
+        )
 
 
 class EndpointModel:
@@ -76,7 +97,7 @@ class EndpointModel:
             raise MissingDependencyError(
                 "an endpoint needs the package openai: pip install 'ftmeta[synthesis]'"
             ) from None
-        self._url, self._model, self._limits = url, model, limits
+        self._url, self._model, self._key, self._limits = url, model, key, limits
         self._client: openai.AsyncOpenAI = openai.AsyncOpenAI(
             base_url=url,
             api_key=key or "none",  # a server of one's own asks for none, but the client does
@@ -92,37 +113,74 @@ class EndpointModel:
         import openai
 
         limits = self._limits
+        whole_s = limits.whole_s or (limits.retries + 1) * (limits.timeout_s + 10)
         try:
             # The client's time-out starts anew with every byte, so an endpoint that drips needs a limit on the whole.
-            async with asyncio.timeout((limits.retries + 1) * (limits.timeout_s + 10)):
+            async with asyncio.timeout(whole_s):
                 said = await self._client.chat.completions.create(
                     model=self._model,
                     messages=messages,  # type: ignore[arg-type]
                     temperature=temperature,
                     max_tokens=limits.reply_tokens,
                 )
-            choice = said.choices[0]
-            text = choice.message.content or ""
-            refused = choice.finish_reason == "content_filter" or bool(choice.message.refusal)
-            if said.usage is not None:
-                used = (said.usage.prompt_tokens, said.usage.completion_tokens)
-            else:
-                used = (guess_tokens("".join(message["content"] for message in messages)), guess_tokens(text))
-            return Reply(text, *used, refused=refused, cut=choice.finish_reason == "length")
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise ConfigError(
-                f"the endpoint {self._url} refuses the key ({_said(error)}); set {KEY_VARIABLES[0]} to the right one"
-            ) from None
-        except openai.NotFoundError as error:
-            raise ConfigError(
-                f"the endpoint {self._url} does not know the model '{self._model}', or is no OpenAI-compatible address "
-                f"({_said(error)}); most addresses end with /v1"
-            ) from None
-        except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError, TimeoutError) as error:
-            return Failure(_said(error), unreachable=True)
-        except (openai.APIError, ValueError, TypeError, IndexError, AttributeError) as error:
-            # Refused for this passage (as too long), or a body that is not what the protocol says, half of it perhaps.
-            return Failure(_said(error), unreachable=False)
+            return _reply(said, messages)
+        except openai.RateLimitError as error:
+            return Failure(self._said(error), "load")
+        except openai.APIStatusError as error:
+            if error.status_code in _OF_THE_PASSAGE:
+                return Failure(self._said(error), "passage")
+            if error.status_code >= 500 or error.status_code == 408:
+                return Failure(self._said(error), "endpoint")
+            raise ConfigError(self._refusal(error)) from None
+        except TimeoutError:
+            return Failure(f"no whole reply within {whole_s:g} s", "endpoint")
+        except openai.APIConnectionError as error:  # its time-outs among them
+            return Failure(self._said(error), "endpoint")
+        except (openai.APIError, ValueError) as error:  # a body that is not what the protocol says, half of it perhaps
+            return Failure(self._said(error), "passage")
+
+    def _refusal(self, error: openai.APIStatusError) -> str:
+        said = self._said(error)
+        match error.status_code:
+            case 401 | 403:
+                return f"the endpoint {self._url} refuses the key ({said}); set {KEY_VARIABLES[0]} to the right one"
+            case 404 | 405:
+                return (
+                    f"the endpoint {self._url} does not know the model '{self._model}', or is no OpenAI-compatible "
+                    f"address ({said}); most addresses end with /v1"
+                )
+        return f"the endpoint {self._url} refuses every request ({said}); mend what it names, then run this again"
+
+    def _said(self, error: BaseException) -> str:
+        return _said(error, secret=self._key)
+
+
+_OF_THE_PASSAGE = {400, 409, 413, 422}  # as a prompt that is too long
+
+
+def _reply(said: Any, messages: Messages) -> Reply | Failure:
+    """The client gives what the endpoint sent the type of a completion, whatever it is."""
+    try:
+        choice = said.choices[0]
+        text, refusal = choice.message.content or "", choice.message.refusal
+    except (AttributeError, TypeError, IndexError, KeyError):
+        text = None
+    if not isinstance(text, str):
+        shown = said.to_json(indent=None, warnings=False) if hasattr(said, "to_json") else repr(said)
+        return Failure(f"the answer is no chat completion: {_line(shown, 200)}", "passage")
+    prompt_tokens = _count(said.usage, "prompt_tokens")
+    if prompt_tokens is None:
+        prompt_tokens = guess_tokens("".join(message["content"] for message in messages))
+    completion_tokens = _count(said.usage, "completion_tokens")
+    if completion_tokens is None:
+        completion_tokens = guess_tokens(text)
+    refused = choice.finish_reason == "content_filter" or bool(refusal)
+    return Reply(text, prompt_tokens, completion_tokens, refused=refused, cut=choice.finish_reason == "length")
+
+
+def _count(usage: object, name: str) -> int | None:
+    found = getattr(usage, name, None)
+    return found if isinstance(found, int) and found >= 0 else None
 
 
 class TransformersModel:
@@ -154,13 +212,33 @@ class TransformersModel:
                         self._generate, [messages for messages, _, _ in batch], temperature
                     )
                 except Exception as error:  # whatever it is, those who wait must hear of it
-                    replies = [Failure(_said(error), unreachable=False)] * len(batch)
+                    replies = [Failure(_said(error), "passage")] * len(batch)
                 for (_, _, answered), reply in zip(batch, replies, strict=True):
                     answered.set_result(reply)
         finally:
             self._working = None
 
     def _generate(self, conversations: list[Messages], temperature: float) -> list[Reply | Failure]:
+        tokenizer, reply_tokens = self._loaded.tokenizer, self._limits.reply_tokens
+        prompts = [
+            tokenizer.apply_chat_template(one, add_generation_prompt=True, tokenize=False) for one in conversations
+        ]
+        lengths = [len(ids) for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]
+        room = max(0, self._loaded.model.config.max_position_embeddings - reply_tokens)
+        fitting = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= room]
+        written = iter(self._write(fitting, temperature) if fitting else [])
+        return [
+            next(written)
+            if length <= room
+            else Failure(
+                f"{length} prompt tokens, and the model's context has room for {room} before a reply of "
+                f"{reply_tokens}: choose a model with a longer context, or fewer --pairs",
+                "passage",
+            )
+            for length in lengths
+        ]
+
+    def _write(self, prompts: list[str], temperature: float) -> list[Reply]:
         import torch
         import transformers
 
@@ -168,16 +246,8 @@ class TransformersModel:
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        prompts = [
-            tokenizer.apply_chat_template(one, add_generation_prompt=True, tokenize=False) for one in conversations
-        ]
         batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(self._loaded.device)
-        length, room = batch["input_ids"].shape[1], model.config.max_position_embeddings - self._limits.reply_tokens
-        if length > room:
-            reason = (
-                f"{length} prompt tokens, and the model's context has room for {max(room, 0)}: use shorter passages"
-            )
-            return [Failure(reason, unreachable=False)] * len(conversations)
+        length = batch["input_ids"].shape[1]
         sampling: dict[str, Any] = {"do_sample": temperature > 0}
         if temperature > 0:
             sampling["temperature"] = temperature
@@ -187,7 +257,7 @@ class TransformersModel:
         )
         with torch.inference_mode():
             made = model.generate(**batch, generation_config=config)[:, length:]
-        replies: list[Reply | Failure] = []
+        replies = []
         for prompt_mask, ids in zip(batch["attention_mask"], made.tolist(), strict=True):
             written = next((i for i, token in enumerate(ids) if token in ends), len(ids))
             text = tokenizer.decode(ids[:written], skip_special_tokens=True)
@@ -205,6 +275,11 @@ def _ids(found: int | list[int] | None) -> list[int]:
     return found if isinstance(found, list) else [] if found is None else [found]
 
 
-def _said(error: BaseException) -> str:
+def _said(error: BaseException, secret: str | None = None) -> str:
     cause = f" ({error.__cause__})" if error.__cause__ else ""
-    return " ".join(f"{type(error).__name__}: {error}{cause}".split())[:300]
+    said = f"{type(error).__name__}: {error}{cause}"
+    return _line(said.replace(secret, "[key]") if secret else said, 300)
+
+
+def _line(text: str, most: int) -> str:
+    return " ".join(text.split())[:most]

@@ -5,6 +5,7 @@ The page is one file without scripts or anything from elsewhere; texts of docume
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ftmeta.synthesis.generate import Generated
 from ftmeta.synthesis.settings import Synthesis
 from ftmeta.tasks.lengths import quantiles
 
+REPORT, PAGE = "report.json", "report.html"
 _SAMPLES = 8  # of what is kept, and of what each filter dropped
 _LISTED = 50  # documents that could not be read, and reasons of failures
 
@@ -44,11 +46,12 @@ def report(
     language: str,
     tokens: tuple[int, int],
     unfinished: str | None,
+    written: str | None,
 ) -> dict[str, Any]:
     """The document of report.json, a promise to those who script against it (docs/interfaces.md).
 
     `replies` are those that this task is made of, `tokens` the prompt and completion tokens of all that was ever
-    generated in this folder; `unfinished` says why passages are left over.
+    generated in this folder; `unfinished` says why passages are left over; `written` is the fingerprint of task.jsonl.
     """
     prompt, completion = tokens
     failures = Counter(one.error for one in replies if one.error)
@@ -77,6 +80,7 @@ def report(
         "splits": {split: len(pairs) for split, pairs in sifted.splits.items()},
         "split_by": sifted.split_by,
         "too_few": sifted.too_few,
+        "written": written,
         "lengths": _lengths(sifted.kept),
         "tokens": {"prompt": prompt, "completion": completion, "budget": settings.token_budget},
         "cost_usd": usd_of_tokens(settings.model, prompt, completion),
@@ -90,8 +94,17 @@ def report(
 
 
 def write_report(document: dict[str, Any], folder: Path) -> None:
-    write_json(folder / "report.json", document)
-    write_text(folder / "report.html", page(document))
+    write_json(folder / REPORT, document)
+    write_text(folder / PAGE, page(document))
+
+
+def written_before(folder: Path) -> str | None:
+    """The fingerprint of task.jsonl that the last report of this folder has."""
+    try:
+        written = json.loads((folder / REPORT).read_text(encoding="utf-8"))["written"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return written if isinstance(written, str) else None
 
 
 def page(document: dict[str, Any]) -> str:

@@ -21,6 +21,6 @@ class Synthesis(BaseModel):
     temperature: float = Field(default=0.0, ge=0, le=2)
     language: str | None = Field(default=None, pattern="^[a-z]{2}$")  # ISO 639-1; None: what most passages are in
     device: str = "cpu"  # of a local model
-    cpus_per_model: float = Field(default=1, gt=0)
-    gpus_per_model: float = Field(default=0, ge=0)
-    local_models: int = Field(default=1, ge=1)  # copies of a local model, over the cluster
+    cpus_per_model: float | None = Field(default=1, gt=0)  # None: all of a node
+    gpus_per_model: float | None = Field(default=None, ge=0)  # None: one for device cuda
+    local_models: int | None = Field(default=None, ge=1)  # copies of it; None: one, and nobody waits for new nodes

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 SENTENCE = re.compile(r"The lamp of ([\w ]+?) was lit in (\d{4}) by ([\w ]+?)\.")
+USAGE = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
 Behaviour = str
 Script = Callable[[int, str], Behaviour]  # from the number of the request, from 0, and the prompt
 
@@ -106,9 +107,39 @@ class _Handler(BaseHTTPRequestHandler):
             case "chatter":
                 self._say("What a lovely text about lamps!")
             case "no usage":
-                self._say(text, counted=False)
+                self._say(text, usage=None)
             case "no choices":
                 self._send(200, {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": []})
+            case "thinks until it is cut":
+                self._say("<think>A lamp, hm. " * 50, finish="length")
+            case "everything":
+                self._say(
+                    json.dumps([{"question": f"Which lamp is lamp {i}?", "answer": "Arle"} for i in range(10_000)])
+                )
+            case "odd usage":
+                self._say(text, usage={"prompt_tokens": None, "completion_tokens": -5, "total_tokens": "many"})
+            case "parts":
+                self._say([{"type": "text", "text": text}])
+            case "error in a reply":
+                self._send(200, {"error": {"message": "model overloaded", "code": 503}})
+            case "stream":
+                self._raw(200, b'data: {"choices": []}\n\ndata: [DONE]\n\n', "text/event-stream")
+            case "null":
+                self._raw(200, b"null")
+            case "other protocol":
+                self.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+                self.close_connection = True
+            case "drip":
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                for _ in range(1000):
+                    self.wfile.write(b" ")
+                    time.sleep(0.05)
+            case "redirect":
+                self._raw(307, b"", headers={"Location": self.path})
+            case "repeats the key":
+                self._send(400, {"error": {"message": f"no luck with {self.headers['Authorization']}"}})
             case "half body":
                 raw = json.dumps({"choices": [{"message": {"content": text}}]}).encode()[:40]
                 self._raw(200, raw)
@@ -125,12 +156,14 @@ class _Handler(BaseHTTPRequestHandler):
                 )
             case "429":
                 self._send(429, {"error": {"message": "slow down", "type": "rate_limit"}}, {"Retry-After": "0.1"})
-            case "500" | "503" | "401" | "404":
+            case "429 for an hour":
+                self._send(429, {"error": {"message": "slow down", "type": "rate_limit"}}, {"Retry-After": "3600"})
+            case "500" | "503" | "401" | "402" | "404":
                 self._send(int(behaviour), {"error": {"message": f"error {behaviour}", "type": "server_error"}})
             case _:
                 raise ValueError(behaviour)
 
-    def _say(self, text: str, finish: str = "stop", counted: bool = True) -> None:
+    def _say(self, text: Any, finish: str = "stop", usage: dict[str, Any] | None = USAGE) -> None:
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": finish}
         document: dict[str, Any] = {
@@ -140,8 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
             "model": "m",
             "choices": [choice],
         }
-        if counted:
-            document["usage"] = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
+        if usage is not None:
+            document["usage"] = usage
         self._send(200, document)
 
     def _send(self, code: int, document: dict[str, Any], headers: dict[str, str] | None = None) -> None:
