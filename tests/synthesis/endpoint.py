@@ -70,6 +70,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionResetError):  # a client that was killed
+            super().handle()
+
     def do_POST(self) -> None:
         state = self.endpoint
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from ftmeta.errors import ConfigError, DataError, FtmetaError
+from ftmeta.errors import ConfigError, DataError, FtmetaError, UserError
 from ftmeta.orchestrate.execution import connected
+from ftmeta.orchestrate.reading import read_passages
 from ftmeta.orchestrate.synthesize import synthesize
 from ftmeta.synthesis.settings import Synthesis
 from ftmeta.tasks import load_task
@@ -28,7 +32,9 @@ def ray() -> Any:
 
 
 def settings(documents: Path, url: str, **changes: Any) -> Synthesis:
-    return Synthesis(documents=str(documents), model="m", llm_url=url, timeout_s=1, retries=1, **changes)
+    return Synthesis(
+        **{"documents": str(documents), "model": "m", "llm_url": url, "timeout_s": 1, "retries": 1} | changes
+    )
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -95,7 +101,7 @@ def test_whatever_the_endpoint_does_is_counted(documents: Path, tmp_path: Path) 
 
 
 def test_an_endpoint_that_goes_down_costs_nothing_that_was_done(documents: Path, tmp_path: Path) -> None:
-    chosen: dict[str, Any] = {"concurrency": 2}
+    chosen: dict[str, Any] = {"concurrency": 2, "retries": 0, "timeout_s": 0.5}
     with endpoint(lambda number, prompt: "pairs" if number < 9 else "503") as server:
         with pytest.raises(
             FtmetaError, match=r"does not answer .*; 9 passages are done and kept: run the same command"
@@ -115,6 +121,84 @@ def test_an_endpoint_that_goes_down_costs_nothing_that_was_done(documents: Path,
     with endpoint() as server:
         synthesize(settings(documents, server.url), tmp_path / "other")
     assert whole == rows(tmp_path / "other")  # as if nothing had happened
+
+
+def test_an_endpoint_that_comes_back_is_waited_for(documents: Path, tmp_path: Path) -> None:
+    with endpoint(lambda number, prompt: "503" if 5 <= number < 13 else "pairs") as server:
+        document = synthesize(settings(documents, server.url, concurrency=2, retries=0), tmp_path / "out")
+        assert document["complete"]
+        assert len(server.requests) == document["passages"]["chosen"] + 8
+
+
+def test_failures_before_any_reply_say_nothing_of_the_passages(documents: Path, tmp_path: Path) -> None:
+    with endpoint("too long") as server:
+        with pytest.raises(
+            ConfigError, match=r"no reply to the first 8 passages: .*context length exceeded; mend that"
+        ):
+            synthesize(settings(documents, server.url, concurrency=1), tmp_path / "out")
+        assert not (tmp_path / "out" / "report.json").exists()
+        server.script = lambda number, prompt: "pairs"
+        assert synthesize(settings(documents, server.url), tmp_path / "out")["complete"]
+        server.script = lambda number, prompt: "401"
+        with pytest.raises(ConfigError, match="refuses the key"):
+            synthesize(settings(documents, server.url, pairs=3), tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert report["complete"]  # the one that was there
+
+
+def test_a_refusal_in_the_middle_is_tried_again(documents: Path, tmp_path: Path) -> None:
+    with endpoint(lambda number, prompt: "401" if number in (3, 4, 9) else "pairs") as server:
+        assert synthesize(settings(documents, server.url, concurrency=2), tmp_path / "out")["complete"]
+
+
+def kill_writers() -> None:
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name().startswith("ray::_Writer"):
+                process.kill()
+
+
+def test_a_worker_that_dies_is_replaced(documents: Path, tmp_path: Path) -> None:
+    def script(number: int, prompt: str) -> str:
+        if number == 5:
+            kill_writers()
+        return "pairs"
+
+    with endpoint(script) as server:
+        document = synthesize(settings(documents, server.url, concurrency=2), tmp_path / "out")
+        assert document["complete"]
+        assert document["passages"]["chosen"] < len(server.requests) <= document["passages"]["chosen"] + 2
+
+
+def test_workers_that_die_one_after_the_other_end_it(documents: Path, tmp_path: Path) -> None:
+    def script(number: int, prompt: str) -> str:
+        if number >= 5:
+            kill_writers()
+        return "pairs"
+
+    with (
+        endpoint(script) as server,
+        pytest.raises(FtmetaError, match=r"3 workers with the language model died .*; what is done is kept"),
+    ):
+        synthesize(settings(documents, server.url, concurrency=1), tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert report["passages"]["asked"] == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_a_report(documents: Path, tmp_path: Path, number: signal.Signals) -> None:
+    def script(request: int, prompt: str) -> str:
+        if request == 5:
+            os.kill(os.getpid(), number)
+        return "pairs" if request < 5 else "slow pairs"
+
+    with endpoint(script) as server:
+        with pytest.raises(KeyboardInterrupt):
+            synthesize(settings(documents, server.url, concurrency=1), tmp_path / "out")
+        report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+        assert report["unfinished"].startswith("Stopped; run the same command again")
+        assert report["passages"]["asked"] == len((tmp_path / "out" / "generated.jsonl").read_text().splitlines()) < 8
+        assert synthesize(settings(documents, server.url), tmp_path / "out")["complete"]
 
 
 def test_the_token_budget_is_kept_over_all_runs(documents: Path, tmp_path: Path) -> None:
@@ -151,9 +235,56 @@ def test_too_few_pairs_leave_a_report(tmp_path: Path) -> None:
     assert document["documents"]["notes"] == [{"document": "l?mps.txt", "note": "read as windows-1252"}]
 
 
+def test_what_it_wrote_itself_is_no_document(documents: Path, tmp_path: Path) -> None:
+    out = documents / "out"
+    with endpoint() as server:
+        first = synthesize(settings(documents, server.url), out)
+        again = synthesize(settings(documents, server.url), out)
+    assert again["documents"]["read"] == first["documents"]["read"] == 8
+    assert again["passages"] == first["passages"]
+
+
+def test_what_somebody_mended_is_not_written_over(documents: Path, tmp_path: Path) -> None:
+    task = tmp_path / "out" / "task.jsonl"
+    with endpoint() as server:
+        synthesize(settings(documents, server.url, passages=12), tmp_path / "out")
+        mended = task.read_text(encoding="utf-8").replace("Which person", "Who")
+        task.write_text(mended, encoding="utf-8")
+        synthesize(settings(documents, server.url, passages=12), tmp_path / "out")
+        assert task.read_text(encoding="utf-8") == mended  # nothing is new
+        synthesize(settings(documents, server.url), tmp_path / "out")
+        assert task.with_name("task-mended-1.jsonl").read_text(encoding="utf-8") == mended
+        assert "Who" not in task.read_text(encoding="utf-8")
+        synthesize(settings(documents, server.url, passages=2), tmp_path / "out")
+        assert not task.exists()  # there are too few pairs for one now, and the report says so
+
+
+def test_a_document_that_keeps_its_reader_busy_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_bytes(b"There are words in it. " * 3_000_000)
+    (tmp_path / "short.txt").write_text(lamps(0, 1))
+    files = [tmp_path / "long.txt", tmp_path / "short.txt"]
+    found, inventory = read_passages(tmp_path, files, 10, limit_s=0.3)
+    assert [passage.document for passage in found] == ["short.txt"]
+    ((name, reason),) = inventory.unreadable
+    assert name == "long.txt"
+    assert "took more than 0.3 s or ended its process" in reason
+
+
 def test_mistakes_of_the_user(documents: Path, tmp_path: Path) -> None:
     with endpoint("401") as server, pytest.raises(ConfigError, match="refuses the key"):
         synthesize(settings(documents, server.url), tmp_path / "a", key="secret")
+    local = Synthesis(documents=str(documents), model="phi3-micro", cpus_per_model=3, gpus_per_model=1)
+    with pytest.raises(ConfigError, match="is to get 3 CPU and 1 GPU, and no node has them"):
+        synthesize(local, tmp_path / "a")
+    with pytest.raises(ConfigError, match="language 'jp' is none that can be told"):
+        synthesize(settings(documents, "http://127.0.0.1:1/v1", language="jp"), tmp_path / "b")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written"):
+        synthesize(settings(documents, "http://127.0.0.1:1/v1"), tmp_path / "file")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.html").write_text("x")
+    with pytest.raises(UserError, match=r"holds report.html but no generated.jsonl: this command has not made it"):
+        synthesize(settings(documents, "http://127.0.0.1:1/v1"), tmp_path / "mine")
     with pytest.raises(ConfigError, match="is no address"):
         synthesize(settings(documents, "nowhere"), tmp_path / "b")
     (tmp_path / "empty").mkdir()
