@@ -32,7 +32,7 @@ class SynthesisJob(Synthesis):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0 for a task, 1 where too few pairs were kept for one."""
+    """Returns the exit code: 0 for a task, 2 where too few pairs were kept for one."""
     parser = argparse.ArgumentParser(prog="python -m jobs.synthesize", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML, as jobs/configs/synthesize-smoke.yaml")
     parser.add_argument("--out", type=Path, help="the folder of the task; default: in the state folder")
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     if document["too_few"]:
         sys.stderr.write(f"error: no task was written: {document['too_few']}\n")
-    return 0 if document["task"] else 1
+    return 0 if document["task"] else 2
 
 
 if __name__ == "__main__":

@@ -63,6 +63,15 @@ def pairs_of(prompt: str) -> list[dict[str, str]]:
     ]
 
 
+def first_words(prompt: str) -> list[dict[str, str]]:
+    """A pair of each paragraph of any text."""
+    paragraphs = [paragraph.split() for paragraph in prompt.split("\n\n") if len(paragraph.split()) > 12]
+    return [
+        {"question": f"What is meant by {' '.join(words[4:10])}?", "answer": " ".join(words[:4])}
+        for words in paragraphs
+    ]
+
+
 class _Handler(BaseHTTPRequestHandler):
     endpoint: Endpoint
     protocol_version = "HTTP/1.1"
@@ -116,6 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": []})
             case "thinks until it is cut":
                 self._say("<think>A lamp, hm. " * 50, finish="length")
+            case "first words":
+                self._say(json.dumps(first_words(prompt)))
             case "everything":
                 self._say(
                     json.dumps([{"question": f"Which lamp is lamp {i}?", "answer": "Arle"} for i in range(10_000)])
