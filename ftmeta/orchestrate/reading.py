@@ -14,7 +14,7 @@ from typing import Any
 
 from ftmeta.errors import FtmetaError
 from ftmeta.orchestrate.progress import Display
-from ftmeta.synthesis.documents import Unreadable, other_files, read_document
+from ftmeta.synthesis.documents import Unreadable, other_files, read_document, shown
 from ftmeta.synthesis.passages import Passage, passages
 from ftmeta.synthesis.report import Inventory
 
@@ -94,8 +94,7 @@ def _read_all(base: Path, files: Sequence[Path], limit_s: float) -> Iterator[tup
     while waiting or running:
         while waiting and len(running) < at_a_time:
             path = waiting.popleft()
-            # Names of files need not be UTF-8; reports have to.
-            name = path.relative_to(base).as_posix().encode("utf-8", "replace").decode("utf-8")
+            name = shown(path.relative_to(base).as_posix())
             running[read.remote(path.absolute(), name, limit_s)] = (path, name)
         ready, _ = ray.wait(list(running), timeout=1.0)
         if not ready:

@@ -93,8 +93,13 @@ def other_files(path: Path) -> dict[str, int]:
     None below a file."""
     if not path.is_dir():
         return {}
-    suffixes = (file.suffix.lower() for file in _walk(path) if file.suffix.lower() not in READERS)
+    suffixes = (shown(file.suffix.lower()) for file in _walk(path) if file.suffix.lower() not in READERS)
     return dict(Counter(suffix or "no suffix" for suffix in suffixes).most_common())
+
+
+def shown(name: str) -> str:
+    """A name of a file for reports and terminals: names need not be UTF-8, and may hold what moves a cursor."""
+    return "".join(char if char.isprintable() else "?" for char in name)
 
 
 def read_document(path: Path, name: str) -> Document | Unreadable:

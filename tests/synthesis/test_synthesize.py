@@ -45,6 +45,7 @@ def test_documents_become_a_task(documents: Path, tmp_path: Path) -> None:
     (documents / "picture.pdf").write_bytes(b"%PDF-1.7 broken")
     (documents / "blob.txt").write_bytes(bytes(range(256)) * 20)
     (documents / "letter.docx").write_bytes(b"x")
+    (documents / os.fsdecode(b"odd.\xff\x1b[31m")).write_bytes(b"x")
     (documents / "a-copy.txt").write_text((documents / "lamps-3.txt").read_text())
     with endpoint("slow pairs") as server:
         document = synthesize(settings(documents, server.url), tmp_path / "out")
@@ -52,7 +53,7 @@ def test_documents_become_a_task(documents: Path, tmp_path: Path) -> None:
         asked = len(server.requests)
     assert (document["complete"], document["unfinished"], document["split_by"]) == (True, None, "document")
     assert document["documents"]["read"] == 9
-    assert document["documents"]["passed_over"] == {".docx": 1}
+    assert document["documents"]["passed_over"] == {".docx": 1, ".??[31m": 1}
     assert {one["document"] for one in document["documents"]["reasons"]} == {"picture.pdf", "blob.txt"}
     assert document["passages"]["asked"] == asked
     pairs = document["pairs"]
