@@ -228,7 +228,10 @@ def _price_table(path: Path) -> _PriceFile:
         file = _PriceFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"price table {path} cannot be read ({error.strerror}); correct $FTMETA_PRICES") from None
-    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise ConfigError(f"price table {path}: {said}; see ftmeta/data/prices.yaml for the form") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         said = " ".join(str(error).split())[:200]
         raise ConfigError(f"price table {path}: {said}; see ftmeta/data/prices.yaml for the form") from None
     if file.currency != "USD":

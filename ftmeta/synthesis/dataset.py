@@ -62,8 +62,8 @@ def sift(made: Sequence[Made], language: str, label: str) -> Sifted:
             return Sifted(kept, dropped, _split(kept, label, split_by), split_by, None)
     reason = (
         f"{len(kept)} pairs from {len({one.passage.key for one in kept})} passages were kept; at least "
-        f"{sum(MINIMUM.values())} are needed, from enough passages for three splits that share none: give more "
-        "documents, or a model that writes better pairs"
+        f"{sum(MINIMUM.values())} are needed, from enough passages for three splits that share none: let more "
+        "passages be asked about (--passages, --token-budget), give more documents, or a model that writes better pairs"
     )
     return Sifted(kept, dropped, {}, None, reason)
 

@@ -143,7 +143,8 @@ class EndpointModel:
         said = self._said(error)
         match error.status_code:
             case 401 | 403:
-                return f"the endpoint {self._url} refuses the key ({said}); set {KEY_VARIABLES[0]} to the right one"
+                what = "refuses the key" if self._key else "asks for a key"
+                return f"the endpoint {self._url} {what} ({said}); set {KEY_VARIABLES[0]} to the right one"
             case 404 | 405:
                 return (
                     f"the endpoint {self._url} does not know the model '{self._model}', or is no OpenAI-compatible "

@@ -19,7 +19,7 @@ class Synthesis(BaseModel):
     retries: int = Field(default=4, ge=0)
     reply_tokens: int | None = Field(default=None, ge=1)  # None: 150 a pair
     temperature: float = Field(default=0.0, ge=0, le=2)
-    language: str | None = Field(default=None, pattern="^[a-z]{2}$")  # ISO 639-1; None: what most passages are in
+    language: str | None = None  # ISO 639-1; None: what most passages are in
     device: str = "cpu"  # of a local model
     cpus_per_model: float | None = Field(default=1, gt=0)  # None: all of a node
     gpus_per_model: float | None = Field(default=None, ge=0)  # None: one for device cuda

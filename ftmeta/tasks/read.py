@@ -259,7 +259,8 @@ def _read_folder(path: Path) -> list[Rows]:
         inside = sorted(entry.name for entry in path.iterdir())[:5]
         raise DataError(
             f"the folder '{path}' is not a dataset saved by `datasets` (it holds {', '.join(inside) or 'nothing'}); "
-            f"give such a folder, or one file: {', '.join(READERS)}"
+            f"give such a folder, or one file: {', '.join(READERS)}; documents first become a dataset by "
+            "`ftmeta tasks synthesize`"
         )
     import datasets
 

@@ -141,7 +141,7 @@ def test_failures_before_any_reply_say_nothing_of_the_passages(documents: Path, 
         server.script = lambda number, prompt: "pairs"
         assert synthesize(settings(documents, server.url), tmp_path / "out")["complete"]
         server.script = lambda number, prompt: "401"
-        with pytest.raises(ConfigError, match="refuses the key"):
+        with pytest.raises(ConfigError, match="asks for a key"):
             synthesize(settings(documents, server.url, pairs=3), tmp_path / "out")
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert report["complete"]  # the one that was there
@@ -208,7 +208,7 @@ def test_the_token_budget_is_kept_over_all_runs(documents: Path, tmp_path: Path)
         document = synthesize(budget, tmp_path / "out")
         spent = sum(document["tokens"][part] for part in ("prompt", "completion"))
         assert 0 < spent <= 4000
-        assert "The budget of 4,000 tokens is spent" in document["unfinished"]
+        assert "The budget of 4,000 tokens allows no more" in document["unfinished"]
         assert document["passages"]["asked"] == len(server.requests) < document["passages"]["chosen"]
         synthesize(budget, tmp_path / "out")
         assert len(server.requests) == document["passages"]["asked"]
