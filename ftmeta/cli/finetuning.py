@@ -28,7 +28,9 @@ def finetune(
         str, typer.Option(help="best (recommended), default, strong-default, or a YAML file.")
     ] = "best",
     base_model: BaseModelOption = "phi3-micro",
-    out: Annotated[Path | None, typer.Option(help="A new folder for adapter, pipeline and curve.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for adapter, pipeline and curve; default: one in ftmeta-runs/.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     fidelity: Annotated[int | None, typer.Option(min=1, help="Stop here; default: the space's last fidelity.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")] = None,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 DataArgument = Annotated[
     str,
     typer.Argument(
-        help="A JSONL, JSON, CSV or Parquet file, a folder saved by `datasets`, a hub id, or a bundled task."
+        help="A JSONL, JSON, CSV or Parquet file, a folder saved by `datasets` or made by `ftmeta tasks synthesize`, "
+        "a hub id, or a bundled task."
     ),
 ]
 BaseModelOption = Annotated[str, typer.Option(help="phi3-micro, smollm2-135m, a hub id or a local folder.")]

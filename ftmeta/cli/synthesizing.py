@@ -46,7 +46,7 @@ def synthesize(
         Literal["cpu", "cuda"], typer.Option(help="Where a model without --llm-url runs: all cores, or one GPU.")
     ] = "cpu",
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Ask again about passages that the model gave no reply to.")
+        bool, typer.Option("--retry-failed", help="Ask again about passages that the model gave no usable reply to.")
     ] = False,
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster; default: one of its own on this machine.")

@@ -53,12 +53,12 @@ def tasks_list(json: JsonOption = False) -> Reply:
 @tasks.command("show", epilog="Example: `ftmeta tasks show world-facts`")
 @command
 def tasks_show(
-    data: Annotated[str, typer.Argument(help="A bundled task, a file, a folder saved by `datasets`, or a hub id.")],
+    data: Annotated[str, typer.Argument(help="A bundled task, a file, a folder, or a hub id.")],
     base_model: Annotated[str, typer.Option(help="Whose tokens to count.")] = "phi3-micro",
     samples: Annotated[int, typer.Option(min=0, max=100, help="How many examples to show.")] = 5,
     json: JsonOption = False,
 ) -> Reply:
-    """One task in detail: source, splits, lengths in tokens, examples."""
+    """One task in detail: licence, splits, lengths in tokens, examples; with --json its source, too."""
     from ftmeta.models import fast_tokenizer, resolve
     from ftmeta.tasks import length_statistics, load_task
 
@@ -90,7 +90,7 @@ def tasks_show(
 @tasks.command("check", epilog="Example: `ftmeta tasks check mine.jsonl --base-model smollm2-135m`")
 @command
 def tasks_check(
-    data: Annotated[str, typer.Argument(help="A file, a folder saved by `datasets`, a hub id, or a bundled task.")],
+    data: Annotated[str, typer.Argument(help="A file, a folder, a hub id, or a bundled task.")],
     base_model: Annotated[str, typer.Option(help="Whose context and tokens to compare with.")] = "phi3-micro",
     json: JsonOption = False,
 ) -> Reply:
