@@ -169,7 +169,8 @@ class Asking:
                 if not self._running:  # those that run may take less than they may
                     self._end(
                         f"the budget of {budget:,} tokens allows no more: {self._spent:,} are used, and one more "
-                        f"passage may take {following.most_tokens:,}. {len(self._queue):,} passages are left for a larger one"
+                        f"passage may take {following.most_tokens:,}. {len(self._queue):,} passages are "
+                        "left for a larger one"
                     )
                 return
             self._queue.popleft()

@@ -113,7 +113,7 @@ def test_a_rebuild_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
 
 
 def test_an_unknown_source(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no source for a task 'moon'; choose one of .*elements, "):
+    with pytest.raises(DataError, match=r"no source for a task 'moon'; choose one of .*elements, "):
         build("moon", tmp_path)
 
 
