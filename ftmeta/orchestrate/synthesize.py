@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ftmeta.costs import usd_of_tokens
 from ftmeta.errors import DataError, FtmetaError, UserError
 from ftmeta.files import require_writable
 from ftmeta.orchestrate.asking import Asking, require_room
@@ -45,6 +46,7 @@ def synthesize(
     down, and KeyboardInterrupt after SIGINT or SIGTERM; the last two after writing what can be made of what there is.
     """
     require_model(settings)
+    usd_of_tokens(settings.model, 0, 0)  # a malformed price table is said before tokens are spent
     if settings.language is not None:
         require_language(settings.language)
     root = Path(settings.documents).expanduser()
