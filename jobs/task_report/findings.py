@@ -135,12 +135,12 @@ def _share(run: dict[str, Any], group: str) -> float:
 
 
 def _again(scores: Scores, runs: Sequence[dict[str, Any]], pipeline_T: np.ndarray) -> np.ndarray:
-    """[T] the mean score over the fresh seeds, on the whole test split."""
+    """[T] the mean score over the fresh seeds, on the whole test split; NaN where the pipeline was not run again."""
     found: dict[tuple[str, str], list[float]] = {}
     for run in runs:
         found.setdefault((run["task"], run["pipeline"]), []).append(max(0.0, _share(run, "all")))
     pairs = zip(scores.tasks, (scores.pipelines[p].id for p in pipeline_T), strict=True)
-    return np.array([np.mean(found[pair]) for pair in pairs])
+    return np.array([np.mean(found[pair]) if pair in found else math.nan for pair in pairs])
 
 
 def _deviation(runs: Sequence[dict[str, Any]], task: str) -> float:
@@ -233,7 +233,8 @@ def _verdict(rows: Sequence[dict[str, Any]], noise: float) -> dict[str, Any]:
 
     def losing(measure: str, kind: str) -> dict[str, list[str]]:
         limits = {**{f"{limit:g}": limit for limit in LIMITS}, "noise": noise}
-        return {name: where(lambda row: row[measure][kind] > limit) for name, limit in limits.items()}  # noqa: B023
+        known = [row for row in rows if row[measure][kind] is not None]
+        return {name: [row["task"] for row in known if row[measure][kind] > limit] for name, limit in limits.items()}
 
     return {
         "improved": where(lambda row: row["strong_default"]["score"]["all"] > 0),

@@ -44,12 +44,18 @@ def _head(found: dict[str, Any]) -> str:
 
 def _says(found: dict[str, Any]) -> str:
     verdict, count, noise = found["verdict"], len(found["tasks"]), found["noise"]
+    known = {
+        (measure, kind): sum(row[measure][kind] is not None for row in found["tasks"])
+        for measure in ("regret", "regret_again")
+        for kind in ("static", "static_of_others")
+    }
     words = {pipeline["id"]: pipeline["words"] for pipeline in found["pipelines"]}
 
     def loses(measure: str, kind: str) -> str:
         above = verdict[measure][kind]
         parts = [f"more than {limit:g} on {len(above[f'{limit:g}'])} tasks" for limit in LIMITS]
-        return f"{', '.join(parts)}, and more than the noise ({noise:.3f}) on **{len(above['noise'])} of {count}**"
+        of = known[measure, kind]
+        return f"{', '.join(parts)}, and more than the noise ({noise:.3f}) on **{len(above['noise'])} of {of}**"
 
     def names(measure: str, kind: str) -> str:
         return f" ({_list(verdict[measure][kind]['noise'])})" if verdict[measure][kind]["noise"] else ""
@@ -134,8 +140,8 @@ def _one_pipeline(found: dict[str, Any], out: Path) -> str:
         lines.append(
             f"| {row['task']} | {score['best']:.3f} | {score['lowest']:.3f} | {score['strong_default']:.3f} "
             f"| {score['static']:.3f} | {score['static_of_others']:.3f} | {once['strong_default']:.3f} "
-            f"| {once['static']:.3f} | {once['static_of_others']:.3f} | {again['static']:.3f} "
-            f"| {again['static_of_others']:.3f} | {row['deviation_between_seeds']:.3f} |"
+            f"| {once['static']:.3f} | {once['static_of_others']:.3f} | {_three(again['static'])} "
+            f"| {_three(again['static_of_others'])} | {row['deviation_between_seeds']:.3f} |"
         )
     static = next(pipeline for pipeline in found["pipelines"] if pipeline["id"] == found["static"])
     return (
@@ -216,6 +222,11 @@ def _how(found: dict[str, Any]) -> str:
         "load on the machine does move a little (docs/lab-log.md). Code version"
         f"{_s(found['made']['code_versions'])} {', '.join(found['made']['code_versions'])}."
     )
+
+
+def _three(value: float | None) -> str:
+    """To three digits; a dash for what was not run again."""
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _percent(share: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def _draw_regret(rows: Sequence[dict[str, Any]], noise: float, path: Path) -> No
     )
     for (measure, kind, colour, marker, label), size in zip(series, (30, 60, 110, 22), strict=True):
         edge = "#1d3557" if colour == "none" else colour
-        values = [row[measure][kind] for row in rows]
+        values = [math.nan if row[measure][kind] is None else row[measure][kind] for row in rows]
         axes.scatter(
             values, range(len(rows)), facecolors=colour, edgecolors=edge, marker=marker, s=size, label=label, zorder=2
         )
