@@ -49,7 +49,7 @@ def test_what_is_copied_is_a_pipeline_that_ftmeta_reads(page: Any, tmp_path: Pat
     pipeline = load_pipeline(file, load_space())
     assert dict(pipeline.values) == yaml.safe_load(text)["hyperparameters"]
     page.click(".card:first-child >> text=Copy as command")
-    page.wait_for_function("document.querySelector('#said').textContent.includes('command')")
+    page.wait_for_selector("#said:has-text('command')", state="attached")  # the page's policy forbids to evaluate text
     command = page.evaluate("navigator.clipboard.readText()")
     assert text in command
     assert "ftmeta finetune musical-keys.jsonl --base-model test/tiny --pipeline pipeline.yaml" in command
