@@ -18,6 +18,7 @@ _MAX_WORDS = 6  # longer entries are lists that a small model has no use for
 _YEAR = re.compile(r"\s*\((?:FY ?)?(?:19|20)\d\d(?:[-/]\d+)?(?: est\.)?\)")
 _NOTE = re.compile(r"\s*(?:<br ?/?>|<strong>|<p>|[;,(]? *\bnotes?\b ?\d* ?[-:–]).*", re.DOTALL | re.IGNORECASE)
 _NO_VALUE = re.compile(r"\b(?:NA|none|none of|uncertain|not available|see |this |unknown)\b", re.IGNORECASE)
+_TORN = re.compile(r"\b(?:less|more) than$")  # "3 sq km less than", where the entry goes on in a note
 _SHOUTED = re.compile(r"\b(?!NATO|MERCOSUR|COVID)[A-Z]{4,}\b")  # surnames are written so: King WILLEM-ALEXANDER
 
 _NAMES = {  # where the entry's short form is no name that a question can use
@@ -255,9 +256,9 @@ def _answer(entry: dict[str, Any], relation: Relation) -> str | None:
         text = text.split(";")[0]
     if relation.name == "people":
         text = _plural(text)
-    if len(text) < 3 or len(text.split()) > _MAX_WORDS or _NO_VALUE.match(text) or _SHOUTED.search(text):
+    if len(text) < 3 or len(text.split()) > _MAX_WORDS or _NO_VALUE.match(text):
         return None
-    return text
+    return None if _TORN.search(text) or _SHOUTED.search(text) else text
 
 
 def _plural(noun: str) -> str:
