@@ -7,18 +7,24 @@ A base model is added by one line in catalog.py's table (and, when it has to be 
 `trust_remote_code` is never on: a model that needs code of its own is refused.
 """
 
-from ftmeta.models.catalog import fetch, list_base_models, models_here, resolve
+from ftmeta.models.architectures import Decoder, decoder, known_architectures, published_config
+from ftmeta.models.catalog import fetch, list_base_models, local_folder, models_here, resolve
 from ftmeta.models.describe import describe, reference_lr
 from ftmeta.models.load import LoadedModel, fast_tokenizer, load
 
 __all__ = [
+    "Decoder",
     "LoadedModel",
+    "decoder",
     "describe",
     "fast_tokenizer",
     "fetch",
+    "known_architectures",
     "list_base_models",
     "load",
+    "local_folder",
     "models_here",
+    "published_config",
     "reference_lr",
     "resolve",
 ]

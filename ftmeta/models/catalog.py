@@ -41,17 +41,47 @@ def resolve(name: str) -> BaseModelInfo:
     Raises ModelError, with close matches and what to do, for a name that is unknown, not fetched or unreachable.
     """
     if name in _KNOWN:
-        folder = _KNOWN[name].folder()
-        if not folder.is_dir():
-            what = f"fetch it with: ftmeta models fetch {name}" if _KNOWN[name].make else "reinstall ftmeta"
-            raise ModelError(f"base model '{name}' is not on this machine; {what}")
-        return describe(folder, name)
+        return describe(_folder_of_known(name), name)
     path = Path(name).expanduser()
     if path.is_dir():
         return describe(path, name)
     if _HUB_ID.fullmatch(name):
         return describe(hub.snapshot(name), name)
     raise ModelError(f"unknown base model '{name}'; {_close_matches(name)}")
+
+
+def config_file(name: str) -> Path:
+    """The config.json of the base model `name`, which needs no weights beside it; of a hub id it alone is downloaded.
+
+    Raises ModelError as `resolve` does.
+    """
+    path = Path(name).expanduser()
+    if name in _KNOWN or path.is_dir():
+        folder = path if name not in _KNOWN else _folder_of_known(name)
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder} is no base model: it has no config.json")
+        return folder / "config.json"
+    if _HUB_ID.fullmatch(name):
+        return hub.config_file(name)
+    raise ModelError(f"unknown base model '{name}'; {_close_matches(name)}")
+
+
+def local_folder(name: str) -> Path | None:
+    """Where the base model `name` lies on this machine, whole or in part; None if it does not."""
+    path = Path(name).expanduser()
+    if name in _KNOWN:
+        path = _KNOWN[name].folder()
+    elif not path.is_dir() and _HUB_ID.fullmatch(name):
+        return hub.cached_folder(name)
+    return path if path.is_dir() else None
+
+
+def _folder_of_known(name: str) -> Path:
+    folder = _KNOWN[name].folder()
+    if not folder.is_dir():
+        what = f"fetch it with: ftmeta models fetch {name}" if _KNOWN[name].make else "reinstall ftmeta"
+        raise ModelError(f"base model '{name}' is not on this machine; {what}")
+    return folder
 
 
 def fetch(name: str) -> BaseModelInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ _FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "README.md"]
 def snapshot(name: str) -> Path:
     """The folder of hub model `name`, from the cache or downloaded once. Raises ModelError when it cannot be had."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=_FILES, local_files_only=True))
@@ -25,15 +26,49 @@ def snapshot(name: str) -> Path:
             return folder
     except LocalEntryNotFoundError:
         pass
-    try:
+    with _reasons(name):
         return Path(snapshot_download(name, allow_patterns=_FILES))
+
+
+def cached_folder(name: str) -> Path | None:
+    """The folder of hub model `name` in the cache, which may hold some of its files only; None if there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def config_file(name: str) -> Path:
+    """The config.json of hub model `name` alone, from the cache or downloaded. Raises ModelError."""
+    from huggingface_hub import hf_hub_download
+
+    folder = cached_folder(name)
+    if folder is not None:
+        return folder / "config.json"
+    with _reasons(name):
+        return Path(hf_hub_download(name, "config.json"))
+
+
+@contextlib.contextmanager
+def _reasons(name: str) -> Iterator[None]:
+    """Says why a download failed, as a ModelError."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        yield
     except GatedRepoError:
         raise ModelError(f"base model '{name}' is gated; accept its terms on its page and run: hf auth login") from None
     except RepositoryNotFoundError:
         raise ModelError(
             f"the hub has no model '{name}' (or it is private); check the name, or run: hf auth login"
         ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         logging.getLogger(__name__).debug("snapshot of %s failed", name, exc_info=True)
         raise ModelError(
             f"base model '{name}' is not in the local hub cache and the hub is out of reach ({type(error).__name__}); "

@@ -1,0 +1,1 @@
+"""What a run needs: memory and time on given devices, before anything is started."""
