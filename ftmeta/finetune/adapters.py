@@ -134,6 +134,7 @@ def attach(model: Any, config: peft.PeftConfig) -> peft.PeftModel:
     """Puts a fresh adapter, initialised from torch's generator, around the base model's own modules."""
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise FtmetaError("the base model carries another run's adapter; close() that run before starting this one")
+    _check_targets(model, config)
     with warnings.catch_warnings():
         # peft 0.21 asks transformers by a name that is on its way out.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
@@ -145,6 +146,26 @@ def attach(model: Any, config: peft.PeftConfig) -> peft.PeftModel:
                 if isinstance(dropout, nn.Dropout):
                     layer.lora_dropout[name] = BitDropout(dropout.p)
     return adapted
+
+
+def _check_targets(model: Any, config: peft.PeftConfig) -> None:
+    """Raises ModelError for target modules that the model does not have, and SpaceError for a rank above the width of
+    one: its matrices would have more weights than the layer, and PEFT would not say so."""
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    targets = sorted(config.target_modules or ())  # type: ignore[attr-defined]  # all of METHODS have them
+    found = {target: [name for name in linear if name == target or name.endswith(f".{target}")] for target in targets}
+    missing = [target for target, names in found.items() if not names]
+    if missing:
+        has = sorted({name.rpartition(".")[2] for name in linear})
+        raise ModelError(f"the base model has no linear layer '{missing[0]}' to adapt; it has {', '.join(has)}")
+    rank = getattr(config, "r", 0)
+    names = [name for names in found.values() for name in names]
+    narrowest = min(names, key=lambda name: min(linear[name].weight.shape))
+    width = min(linear[narrowest].weight.shape)
+    if rank > width:
+        raise SpaceError(
+            f"lora_rank is {rank}, and the layer '{narrowest}' is {width} wide; give a rank of at most {width}"
+        )
 
 
 def detach(adapted: peft.PeftModel) -> None:

@@ -21,14 +21,19 @@ class Clock:
     def __init__(self, device: torch.device, cost_s: float = 0.0) -> None:
         self.cost_s = cost_s
         self._device = device
+        self._began: float | None = None
 
     @contextlib.contextmanager
     def measure(self) -> Iterator[None]:
-        begin = self._now()
+        self._began = self._now()
         try:
             yield
         finally:
-            self.cost_s += self._now() - begin
+            self.cost_s, self._began = self.cost_so_far(), None
+
+    def cost_so_far(self) -> float:
+        """With the block under way, if there is one."""
+        return self.cost_s if self._began is None else self.cost_s + self._now() - self._began
 
     def _now(self) -> float:
         if self._device.type == "cuda":

@@ -17,7 +17,7 @@ chunk can hold a smaller batch, and what is in a batch depends on the seed and t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,10 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def first_label(self, *, full: bool = False) -> int:
+        """The index of the first token that is a label: the completion's, or with `full` the second of all."""
+        return 1 if full else max(self.start, 1)
+
 
 @dataclass(frozen=True)
 class TokenizedTask:
@@ -52,6 +56,7 @@ class TokenizedTask:
     splits: dict[Split, tuple[Tokens, ...]]
     end_token: int  # what ends the completion
     pad_token: int
+    cut: dict[Split, int] = field(default_factory=dict)  # how many examples were longer than the context, and lost text
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,11 @@ def tokenize_task(task: Task, base: LoadedModel) -> TokenizedTask:
     end = end_of_turn(tokenizer)
     context = base.info.shape.context_length
     splits: dict[Split, tuple[Tokens, ...]] = {}
+    cut: dict[Split, int] = {}
     for split, examples in task.splits.items():
-        splits[split] = tuple(_fit(tokens, context) for tokens in _tokenize(examples, tokenizer, end))
+        rows = _tokenize(examples, tokenizer, end)
+        cut[split] = sum(len(row) > context for row in rows)
+        splits[split] = tuple(_fit(row, context) for row in rows)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return TokenizedTask(
         task=task,
@@ -81,6 +89,7 @@ def tokenize_task(task: Task, base: LoadedModel) -> TokenizedTask:
         splits=splits,
         end_token=tokenizer.convert_tokens_to_ids(end),
         pad_token=pad if pad is not None else 0,
+        cut=cut,
     )
 
 
@@ -173,6 +182,18 @@ def evaluation_batches(examples: Sequence[Tokens], max_tokens: int) -> Iterator[
         yield group
 
 
+def micro_batches(rows: Sequence[Tokens], max_tokens: int, ranks: int) -> list[list[list[Tokens]]]:
+    """A step's examples as forward passes: for each pass, what each rank computes in it.
+
+    All ranks take as many passes, because they meet in each; one that has fewer examples gets empty ones. Every rank
+    works out the same answer.
+    """
+    by_length = sorted(rows, key=len)
+    shares = [list(evaluation_batches(by_length[rank::ranks], max_tokens)) for rank in range(ranks)]
+    passes = max(len(share) for share in shares)
+    return [[share[at] if at < len(share) else [] for share in shares] for at in range(passes)]
+
+
 def collate(rows: Sequence[Tokens], pad_token: int, device: torch.device, *, full: bool = False) -> Batch:
     """Pads rows on the right. `full` puts labels on every token but the first, not on the completion alone."""
     length = max(len(row) for row in rows)
@@ -180,7 +201,7 @@ def collate(rows: Sequence[Tokens], pad_token: int, device: torch.device, *, ful
     select, targets = [], []
     for at, row in enumerate(rows):
         ids_BL[at, : len(row)] = row.ids
-        first = 1 if full else max(row.start, 1)
+        first = row.first_label(full=full)
         select.append(np.arange(at * length + first - 1, at * length + len(row) - 1))
         targets.append(row.ids[first:])
     lengths_B = np.array([len(row) for row in rows])

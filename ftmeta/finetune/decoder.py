@@ -4,7 +4,8 @@ Short batches of a small model spend most of their time outside the matrix produ
 pass this one keeps tokens in two dimensions, rotates queries and keys at once, fuses the norm, the gate and LoRA's
 products with their gradients, and drops, in the last block, the positions that no label asks for. Right-padded rows of
 a causal model need no mask. What it cannot do (half precision, other architectures, dropout in the base model, a
-window shorter than the row) goes through transformers' forward pass; tests hold the two together.
+window shorter than the row, activation checkpointing, weights that ZeRO-3 keeps in pieces) goes through transformers'
+forward pass; tests hold the two together.
 
 # N tokens (B rows x L positions), S selected positions, H hidden size, I intermediate size, R LoRA rank, D head size
 """
@@ -15,10 +16,12 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.nn import functional
 
 from ftmeta.finetune.dropout import dropout_scale
+from ftmeta.finetune.products import frozen_linear, product
 
 
 def is_supported(model: Any, length: int) -> bool:
@@ -30,6 +33,8 @@ def is_supported(model: Any, length: int) -> bool:
         and model.dtype == torch.float32
         and not torch.is_autocast_enabled(model.device.type)
         and (window is None or length <= window)
+        and not (model.training and model.get_decoder().layers[0].gradient_checkpointing)
+        and not hasattr(model.get_output_embeddings().weight, "ds_id")  # DeepSpeed's mark on a weight in pieces
         and not any(getattr(config, name, 0) for name in ("resid_pdrop", "embd_pdrop", "attention_dropout"))
         and config.hidden_act == "silu"
         and config.rope_parameters.get("partial_rotary_factor", 1.0) == 1.0
@@ -67,7 +72,11 @@ def hidden_at(model: Any, ids_BL: torch.Tensor, select_S: torch.Tensor) -> torch
 
 def project(module: nn.Module, x_NI: torch.Tensor) -> torch.Tensor:
     """A linear layer with what adapts it: plain LoRA fused, everything else as PEFT computes it."""
-    if not isinstance(module, LoraLayer) or module.merged or module.disable_adapters:
+    if isinstance(module, BaseTunerLayer) and (module.merged or module.disable_adapters):
+        module = module.get_base_layer()
+    if type(module) is nn.Linear and module.bias is None and not module.weight.requires_grad:
+        return frozen_linear(x_NI, module.weight)
+    if not isinstance(module, LoraLayer):
         return module(x_NI)
     name = module.active_adapters[0]
     if name in module.lora_variant:  # DoRA
@@ -211,21 +220,23 @@ class _LoraLinear(torch.autograd.Function):
         scale_NI: torch.Tensor | None,
     ) -> torch.Tensor:
         kept_NI = x_NI if scale_NI is None else x_NI * scale_NI
-        low_NR = functional.linear(kept_NI, a_RI)
+        low_NR = product(kept_NI, a_RI)
         ctx.save_for_backward(kept_NI, low_NR, weight_OI, a_RI, b_OR, scale_NI)
         ctx.scaling = scaling
-        return functional.linear(x_NI, weight_OI).addmm_(low_NR, b_OR.t(), alpha=scaling)
+        return product(x_NI, weight_OI).addmm_(low_NR, b_OR.t(), alpha=scaling)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         kept_NI, low_NR, weight_OI, a_RI, b_OR, scale_NI = ctx.saved_tensors
         grad_NO = grads[0]
-        grad_NR = (grad_NO @ b_OR).mul_(ctx.scaling)
+        grad_NR = product(grad_NO, b_OR.t()).mul_(ctx.scaling)
         grad_NI = None
         if ctx.needs_input_grad[0]:
-            grad_NI = grad_NO @ weight_OI
+            grad_NI = product(grad_NO, weight_OI.t())
             if scale_NI is None:
                 grad_NI.addmm_(grad_NR, a_RI)
             else:
                 grad_NI.addcmul_(grad_NR @ a_RI, scale_NI)
-        return grad_NI, None, grad_NR.t() @ kept_NI, (grad_NO.t() @ low_NR).mul_(ctx.scaling), None, None
+        grad_RI = product(grad_NR.t(), kept_NI.t())
+        grad_RO = product(low_NR.t(), grad_NO.t()).mul_(ctx.scaling)
+        return grad_NI, None, grad_RI, grad_RO.t(), None, None

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ftmeta.finetune.data import Batch, TokenizedTask, collate, evaluation_batches, fixed_subset
+from ftmeta.finetune.engine import ALONE, Ranks
 from ftmeta.finetune.loss import nll_and_hits
 from ftmeta.schema import Split
 
@@ -33,11 +34,15 @@ class Likelihood:
     token_accuracy: float
 
 
-def batches_of(tokenized: TokenizedTask, split: Split, examples: int, device: torch.device) -> list[Batch]:
-    """The fixed subset of a split, at most `examples` of it, that every run scores."""
+def batches_of(
+    tokenized: TokenizedTask, split: Split, examples: int, device: torch.device, max_tokens: int | None = None
+) -> list[Batch]:
+    """The fixed subset of a split, at most `examples` of it, that every run scores. `max_tokens`, rows x padded length
+    of a batch, lowers the device's own limit."""
     rows = tokenized.splits[split]
+    limit = min(_TOKENS[device.type], max_tokens or _TOKENS[device.type])
     chosen = [rows[index] for index in fixed_subset(len(rows), examples)]
-    return [collate(part, tokenized.pad_token, device) for part in evaluation_batches(chosen, _TOKENS[device.type])]
+    return [collate(part, tokenized.pad_token, device) for part in evaluation_batches(chosen, limit)]
 
 
 def precision(model: Any, device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -47,14 +52,16 @@ def precision(model: Any, device: torch.device) -> contextlib.AbstractContextMan
     return contextlib.nullcontext()
 
 
-def likelihood(model: Any, batches: Sequence[Batch]) -> Likelihood:
-    """NLL per answer token and the share of answer tokens that are the model's first choice."""
+def likelihood(model: Any, batches: Sequence[Batch], ranks: Ranks = ALONE) -> Likelihood:
+    """NLL per answer token and the share of answer tokens that are the model's first choice, the ranks sharing the
+    batches. All take as many, because under ZeRO-3 they meet in each; what is over counts for nothing."""
     sums = []
-    with torch.inference_mode():
-        for batch in batches:
-            nll, hits = nll_and_hits(model, batch)
-            sums.append(torch.stack([nll.double(), hits.double()]))
-        nll_sum, hits_sum = torch.stack(sums).sum(0).tolist()
+    with torch.no_grad():
+        for first in range(0, len(batches), ranks.size):
+            at = first + ranks.rank
+            nll, hits = nll_and_hits(model, batches[at if at < len(batches) else 0])
+            sums.append(torch.stack([nll.double(), hits.double()]) * (at < len(batches)))
+    nll_sum, hits_sum = ranks.sum(torch.stack(sums).sum(0).tolist())
     labels = sum(len(batch.targets_S) for batch in batches)
     return Likelihood(nll_sum / labels, hits_sum / labels)
 
@@ -65,10 +72,17 @@ def score_of(nll: float, zero_shot_nll: float) -> float | None:
 
 
 def answers(
-    model: Any, tokenized: TokenizedTask, split: Split, indices: Sequence[int], tokenizer: Any, device: torch.device
+    model: Any,
+    tokenized: TokenizedTask,
+    split: Split,
+    indices: Sequence[int],
+    tokenizer: Any,
+    ranks: Ranks = ALONE,
+    *,
+    in_pieces: bool = False,
 ) -> list[str]:
-    """Generated answers to the given examples of a split, in their order; at most 128 tokens, and no longer than the
-    longest completion in training or in the split."""
+    """Generated answers to the given examples of a split, in their order, the ranks sharing them; at most 128 tokens,
+    and no longer than the longest completion in training or in the split. `in_pieces`: no rank has the whole model."""
     import transformers
 
     longest = max(len(row) - row.start for name in ("train", split) for row in tokenized.splits[name])  # type: ignore[index]
@@ -79,9 +93,11 @@ def answers(
     )
     rows = tokenized.splits[split]
     order = sorted(indices, key=lambda index: rows[index].start)
+    order += order[-1:] * (-len(order) % ranks.size)  # as many for each rank
+    mine = order[ranks.rank :: ranks.size]
     texts: dict[int, str] = {}
-    for begin in range(0, len(order), _GENERATION_ROWS):
-        chosen = order[begin : begin + _GENERATION_ROWS]
+    for begin in range(0, len(mine), _GENERATION_ROWS):
+        chosen = mine[begin : begin + _GENERATION_ROWS]
         prompts = [rows[index].ids[: rows[index].start][-(context - limit) :] for index in chosen]
         length = max(len(prompt) for prompt in prompts)
         ids_BL = np.full((len(prompts), length), tokenized.pad_token, dtype=np.int64)
@@ -89,16 +105,18 @@ def answers(
         for at, prompt in enumerate(prompts):  # on the left, so that every answer starts at the same column
             ids_BL[at, length - len(prompt) :] = prompt
             mask_BL[at, length - len(prompt) :] = 1
-        with torch.inference_mode():
+        with torch.no_grad():
             made = model.generate(
-                input_ids=torch.from_numpy(ids_BL).to(device),
-                attention_mask=torch.from_numpy(mask_BL).to(device),
+                input_ids=torch.from_numpy(ids_BL).to(model.device),
+                attention_mask=torch.from_numpy(mask_BL).to(model.device),
                 generation_config=config,
+                synced_gpus=in_pieces,
             )
         for index, ids in zip(chosen, made[:, length:].tolist(), strict=True):
             stop = ids.index(tokenized.end_token) if tokenized.end_token in ids else len(ids)
             texts[index] = tokenizer.decode(ids[:stop], skip_special_tokens=True).strip()
-    return [texts[index] for index in indices]
+    everyone = {index: text for part in ranks.gather(texts) for index, text in part.items()}
+    return [everyone[index] for index in indices]
 
 
 def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:

@@ -15,14 +15,17 @@ from torch.nn import functional
 from ftmeta.finetune import decoder
 from ftmeta.finetune.data import Batch
 
+_ROUND = 32  # selected positions
+
 
 def logits_at_labels(model: Any, batch: Batch) -> torch.Tensor:
     """Float32 logits, one row for each label of the batch. `model` is the causal language model, adapter included."""
     if decoder.is_supported(model, batch.ids_BL.shape[1]):
-        hidden_SH = decoder.hidden_at(model, batch.ids_BL, batch.select_S)
-    else:
-        hidden_BLH = model.get_decoder()(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
-        hidden_SH = hidden_BLH.flatten(0, 1).index_select(0, batch.select_S)
+        count = len(batch.select_S)  # few different ones: each shape of a product is prepared once, at a cost
+        select_S = functional.pad(batch.select_S, (0, -count % _ROUND))
+        return decoder.project(model.get_output_embeddings(), decoder.hidden_at(model, batch.ids_BL, select_S))[:count]
+    hidden_BLH = model.get_decoder()(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
+    hidden_SH = hidden_BLH.flatten(0, 1).index_select(0, batch.select_S)
     return model.get_output_embeddings()(hidden_SH).float()
 
 

@@ -22,41 +22,33 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ftmeta.errors import DataError, FtmetaError, UserError
 from ftmeta.finetune import adapters, evaluate
 from ftmeta.finetune import checkpoint as checkpoints
+from ftmeta.finetune.checkpoint import Progress
 from ftmeta.finetune.clock import Clock, PeakMemory
-from ftmeta.finetune.data import (
-    Batch,
-    TokenizedTask,
-    Tokens,
-    collate,
-    evaluation_batches,
-    fixed_subset,
-    tokenize_task,
-    training_batches,
-)
-from ftmeta.finetune.loss import training_loss
-from ftmeta.finetune.neftune import Noise
-from ftmeta.finetune.optim import lr_factor, make_optimizer, set_learning_rate
+from ftmeta.finetune.data import TokenizedTask, Tokens, fixed_subset, tokenize_task
+from ftmeta.finetune.engine import EngineMaker, Execution, LocalEngine, Ranks
 from ftmeta.finetune.provenance import device_name, library_versions
 from ftmeta.finetune.randomness import Randomness
 from ftmeta.finetune.settings import settings_of
+from ftmeta.finetune.training import Plan, Training
 from ftmeta.models import LoadedModel
 from ftmeta.schema import Budget, CurvePoint, Pipeline, RunResult, RunRow, RunSpec, Split, Status, Task
 from ftmeta.version import code_version
 
-_MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}  # rows x padded length of one forward pass with gradients
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
 
 
@@ -70,13 +62,18 @@ def finetune(
     until: int | None = None,
     checkpoint: Path | str | None = None,
     tokenized: TokenizedTask | None = None,
+    engine: EngineMaker = LocalEngine,
+    execution: Execution = Execution(),  # noqa: B008  # frozen
+    after_step: Callable[[Finetuning], bool] | None = None,
 ) -> Finetuning:
     """Starts a run (or continues it from `checkpoint`) that ends after fidelity `until`, or after the last one.
 
-    `tokenized` spares long-lived workers the tokenisation. Close the run before the next one starts on the same base
-    model: `with finetune(...) as run`, or `run.close()`. Raises UserError for what cannot be run.
+    `tokenized` spares long-lived workers the tokenisation. `engine` and `execution` say how the steps are computed.
+    `after_step` is called after each optimizer step; it may read `step_loss`, save a checkpoint, and return True to end
+    the run here. Close the run before the next one starts on the same base model: `with finetune(...) as run`, or
+    `run.close()`. Raises UserError for what cannot be run.
     """
-    return Finetuning(pipeline, task, base, seed, budget, until, checkpoint, tokenized)
+    return Finetuning(pipeline, task, base, seed, budget, until, checkpoint, tokenized, engine, execution, after_step)
 
 
 class Finetuning:
@@ -96,6 +93,9 @@ class Finetuning:
         until: int | None,
         checkpoint: Path | str | None,
         tokenized: TokenizedTask | None,
+        engine: EngineMaker,
+        execution: Execution,
+        after_step: Callable[[Finetuning], bool] | None,
     ) -> None:
         self.spec = RunSpec(task.name, task.fingerprint, base.info.name, base.info.fingerprint, pipeline, seed, budget)
         self.settings = settings_of(pipeline)
@@ -111,35 +111,73 @@ class Finetuning:
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._generation: dict[str, float] | None = None
 
-        rows = self._tokenized.splits["train"]
-        self._train = [rows[index] for index in fixed_subset(len(rows), budget.max_train_examples)]
         for split in ("train", "validation", "test"):
             if not self._tokenized.splits[split]:
                 raise DataError(f"task '{task.name}' has no {split} examples; a run needs all three splits")
-        examples = math.ceil(budget.epochs * len(self._train))
-        lengths = np.array([len(row) for row in self._train])
-        self._batches = training_batches(lengths, self.settings.batch_size, examples, seed)
-        lr_factor(self.settings.lr_schedule, 0, self.total_steps, self.settings.warmup_ratio)
-
-        self._step = self._examples = self._tokens = 0
-        self._train_clock, self._eval_clock = Clock(base.device), Clock(base.device)
+        self._plan = Plan(self._tokenized, self.settings, budget, seed)
+        self._eval_clock = Clock(base.device)
         self._wall_before_s, self._wall_began = 0.0, time.perf_counter()
+        self._stopped = False
         self._adapted: Any = None
+        self._after_step, self._execution = after_step, execution
         self._randomness = Randomness(seed, base.device)
-        self._noise = Noise(self.settings.neftune_alpha)
         config = adapters.adapter_config(self.settings, base.model.config)
         with self._randomness.active():
             self._adapted = adapters.attach(base.model, config)
-        self._parameters = adapters.trainable(self._adapted)
-        self._optimizer = make_optimizer(self._parameters, self.settings, self.learning_rate)
-        if checkpoint is not None:
-            self._continue_from(checkpoint)
+        try:
+            self._parameters = adapters.trainable(self._adapted)
+            progress, tensors = self._read(checkpoint)
+            self._engine = engine(self._adapted, self._parameters, self.settings, self.learning_rate)
+            self._randomness.split(self._engine.ranks.rank)
+            self._training = Training(
+                self._plan, base, self._tokenized, self.settings, self._engine, execution, self._randomness
+            )
+            if progress is not None:
+                self._go_on_from(progress, tensors)
+        except BaseException:
+            adapters.detach(self._adapted)
+            raise
         self._points = self._run()
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the full budget."""
-        return len(self._batches)
+        return len(self._plan.batches)
+
+    @property
+    def train_rows(self) -> list[Tokens]:
+        """The training examples."""
+        return self._plan.rows
+
+    @property
+    def batches(self) -> list[npt.NDArray[np.int64]]:
+        """The examples of each optimizer step of the full budget, as indices into `train_rows`."""
+        return self._plan.batches
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self._training.step
+
+    @property
+    def step_loss(self) -> float:
+        """The mean loss per label of the last step."""
+        return self._training.step_loss
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether `after_step` ended the run."""
+        return self._stopped
+
+    @property
+    def cut(self) -> dict[Split, int]:
+        """How many examples of each split were longer than the model's context and lost text (data.py says which)."""
+        return self._tokenized.cut
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that take part."""
+        return self._engine.ranks
 
     @property
     def peak_memory_gb(self) -> float:
@@ -197,9 +235,13 @@ class Finetuning:
 
     def _fidelities(self) -> Iterator[CurvePoint]:
         last = self.spec.budget.max_fidelity
-        for fidelity in range(len(self.curve), self._until + 1):
-            train_loss = self._train_to(round(fidelity / last * self.total_steps))
-            point = self._measure(fidelity, train_loss)
+        left = range(len(self.curve), self._until + 1) if self.status != "diverged" else ()
+        for fidelity in left:
+            self._stopped = self._training.run_to(round(fidelity / last * self.total_steps), self._wants_to_stop)
+            if self._stopped:
+                return
+            point = self._measure(fidelity, self._training.mean_loss())
+            self._training.losses = []
             self.curve.append(point)
             self._check(point)
             if fidelity == last and self.status == "stopped":
@@ -208,55 +250,18 @@ class Finetuning:
             if self.status == "diverged":
                 return
 
-    def _train_to(self, target: int) -> float | None:
-        """Takes optimizer steps until `target`; returns the mean loss per label over them, None without a step."""
-        if target == self._step:
-            return None
-        losses = []
-        model = self._base.model
-        embedding = model.get_input_embeddings()
-        with self._train_clock.measure(), self._randomness.active(), self._noise.active(embedding):
-            model.train()
-            try:
-                while self._step < target:
-                    losses.append(self._one_step())
-            finally:
-                model.eval()
-        return float(np.mean(losses))
-
-    def _one_step(self) -> float:
-        settings = self.settings
-        rows = [self._train[index] for index in self._batches[self._step]]
-        limit = _MICRO_BATCH_TOKENS[self._base.device.type]
-        micro = [self._collate(part, full=settings.loss_on == "full") for part in evaluation_batches(rows, limit)]
-        labels = sum(len(batch.targets_S) for batch in micro)
-        total = torch.zeros((), device=self._base.device)
-        for batch in micro:
-            self._noise.lengths_B = batch.lengths_B
-            with self._precision():  # left before each step: autocast keeps the weights it has cast until then
-                loss = training_loss(self._base.model, batch, settings.label_smoothing) / labels
-            loss.backward()
-            total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), settings.max_grad_norm)
-        value, gradient = torch.stack([total, norm.float()]).tolist()
-        if not (math.isfinite(value) and math.isfinite(gradient)):
-            raise FloatingPointError(f"step {self._step + 1}: training loss {value}, gradient norm {gradient}")
-        factor = lr_factor(settings.lr_schedule, self._step, self.total_steps, settings.warmup_ratio)
-        set_learning_rate(self._optimizer, factor)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._step += 1
-        self._examples += len(rows)
-        self._tokens += sum(batch.tokens for batch in micro)
-        return value
+    def _wants_to_stop(self) -> bool:
+        return self._after_step is not None and self._after_step(self)
 
     def _measure(self, fidelity: int, train_loss: float | None) -> CurvePoint:
         if self.curve and train_loss is None:  # a tiny task: this fidelity ends at the step of the one before
             return replace(self.curve[-1], fidelity=fidelity, train_loss=None, wall_s=self._wall_s())
-        with adapters.merged(self._adapted), self._precision():
+        with self._engine.merged(), self._precision():
             with self._eval_clock.measure():
-                validation = evaluate.likelihood(self._base.model, self._evaluation("validation"))
-            test = evaluate.likelihood(self._base.model, self._evaluation("test"))
+                validation = self._likelihood("validation")
+            test = self._likelihood("test")
+        ranks = self._engine.ranks
+        cost_train_s, cost_eval_s = ranks.sum([self._training.clock.cost_s, self._eval_clock.cost_s])
         zero_val = self.curve[0].val_nll if self.curve else validation.nll
         zero_test = self.curve[0].test_nll if self.curve else test.nll
         if not self.curve and not (math.isfinite(validation.nll) and math.isfinite(test.nll)):
@@ -266,18 +271,18 @@ class Finetuning:
         finite = math.isfinite(validation.nll)
         return CurvePoint(
             fidelity=fidelity,
-            step=self._step,
-            examples=self._examples,
-            tokens=self._tokens,
+            step=self.step,
+            examples=self._training.examples,
+            tokens=self._training.tokens,
             score=evaluate.score_of(validation.nll, zero_val),
             val_nll=validation.nll if finite else None,
             val_token_accuracy=validation.token_accuracy if finite else None,
             test_score=evaluate.score_of(test.nll, zero_test),
             test_nll=test.nll if math.isfinite(test.nll) else None,
             train_loss=train_loss,
-            cost_train_s=self._train_clock.cost_s,
-            cost_eval_s=self._eval_clock.cost_s,
-            cost_s=self._train_clock.cost_s + self._eval_clock.cost_s,
+            cost_train_s=cost_train_s,
+            cost_eval_s=cost_eval_s,
+            cost_s=cost_train_s + cost_eval_s,
             wall_s=self._wall_s(),
         )
 
@@ -297,11 +302,10 @@ class Finetuning:
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
-    def _collate(self, rows: Sequence[Tokens], *, full: bool = False) -> Batch:
-        return collate(rows, self._tokenized.pad_token, self._base.device, full=full)
-
-    def _evaluation(self, split: Split) -> list[Batch]:
-        return evaluate.batches_of(self._tokenized, split, self.spec.budget.eval_examples, self._base.device)
+    def _likelihood(self, split: Split) -> evaluate.Likelihood:
+        examples, limit = self.spec.budget.eval_examples, self._execution.micro_batch_tokens
+        batches = evaluate.batches_of(self._tokenized, split, examples, self._base.device, limit)
+        return self._engine.evaluate(lambda model: evaluate.likelihood(model, batches, self._engine.ranks))
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         return evaluate.precision(self._base.model, self._base.device)
@@ -311,47 +315,85 @@ class Finetuning:
             return self._wall_before_s
         return self._wall_before_s + time.perf_counter() - self._wall_began
 
-    def _continue_from(self, folder: Path | str) -> None:
-        try:
-            progress = checkpoints.read_progress(folder, self.spec.run_id)
-            checkpoints.load_tensors(folder, self._parameters, self._optimizer, self._randomness)
-        except BaseException:
-            adapters.detach(self._adapted)
-            raise
-        self._step, self._examples, self._tokens = progress.step, progress.examples, progress.tokens
-        self._train_clock.cost_s, self._eval_clock.cost_s = progress.cost_train_s, progress.cost_eval_s
+    def _read(self, checkpoint: Path | str | None) -> tuple[Progress | None, Mapping[str, torch.Tensor]]:
+        """The checkpoint, whose adapter is put in place at once: an engine may take the parameters apart."""
+        if checkpoint is None:
+            return None, {}
+        progress, tensors = checkpoints.load(checkpoint, self.spec.run_id)
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(tensors[f"adapter/{name}"])
+        return progress, tensors
+
+    def _go_on_from(self, progress: Progress, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._engine.load_optimizer(tensors)
+        rank = self._engine.ranks.rank
+        mine = f"random/{rank}/"
+        state = {name.removeprefix(mine): value for name, value in tensors.items() if name.startswith(mine)}
+        if state.keys() >= self._randomness.state().keys():
+            self._randomness.load(state)
+        else:  # written by fewer processes, or on another kind of device
+            self._randomness.split(rank, progress.step)
+        training = self._training
+        training.step, training.examples, training.tokens = progress.step, progress.examples, progress.tokens
+        training.losses = list(progress.losses)
+        if rank == 0:  # costs are summed over the ranks
+            self._training.clock.cost_s, self._eval_clock.cost_s = progress.cost_train_s, progress.cost_eval_s
         self._wall_before_s, self._peak_before_gb = progress.wall_s, progress.peak_memory_gb
         self._started_at = progress.started_at
         self.curve = list(progress.curve)
         if len(self.curve) > self.spec.budget.max_fidelity:
             self.status = "ok"
+        if self.curve:
+            self._check(self.curve[-1])  # put aside after the point that showed its divergence, it stays diverged
 
     # --- what is left of it ----------------------------------------------------------------------------------------
 
     def save_checkpoint(self, folder: Path | str) -> None:
-        """Writes what `finetune(..., checkpoint=folder)` continues from. Call it between points."""
-        progress = checkpoints.Progress(
+        """Writes what `finetune(..., checkpoint=folder)` continues from, between points or in `after_step`. All ranks
+        call it, and the first one writes."""
+        self._require_open()
+        ranks = self._engine.ranks
+        train_s, eval_s = ranks.sum([self._training.clock.cost_so_far(), self._eval_clock.cost_s])
+        tensors = self._engine.state()
+        for rank, state in enumerate(ranks.gather(self._randomness.state())):
+            tensors.update({f"random/{rank}/{name}": value for name, value in state.items()})
+        progress = Progress(
             run_id=self.spec.run_id,
-            step=self._step,
-            examples=self._examples,
-            tokens=self._tokens,
-            cost_train_s=self._train_clock.cost_s,
-            cost_eval_s=self._eval_clock.cost_s,
+            step=self.step,
+            examples=self._training.examples,
+            tokens=self._training.tokens,
+            cost_train_s=train_s,
+            cost_eval_s=eval_s,
             wall_s=self._wall_s(),
-            peak_memory_gb=self.peak_memory_gb,
+            peak_memory_gb=max(ranks.gather(self.peak_memory_gb)),
             started_at=self._started_at,
             curve=tuple(self.curve),
+            losses=tuple(self._training.losses),
         )
-        self._require_open()
-        checkpoints.save(folder, progress, self._parameters, self._optimizer, self._randomness)
+        if ranks.rank == 0:
+            checkpoints.save(folder, progress, tensors)
 
     def save_adapter(self, folder: Path | str) -> None:
-        """Writes a standard PEFT adapter: `PeftModel.from_pretrained(base, folder)` loads it, without ftmeta."""
+        """Writes a standard PEFT adapter: `PeftModel.from_pretrained(base, folder)` loads it, without ftmeta. All ranks
+        call it, and the first one writes."""
+        write = self.adapter_writer()
+        if self.ranks.rank == 0:
+            write(folder)
+
+    def adapter_writer(self) -> Callable[[Path | str], None]:
+        """What `save_adapter` writes with: all ranks call this, and one of them the function that it returns."""
         from ftmeta.files import atomic_path
 
         self._require_open()
-        with atomic_path(folder) as fresh:
-            self._adapted.save_pretrained(fresh)
+        whole = self._engine.state()
+        state = {name: whole[f"adapter/{name}"] for name in self._parameters}
+
+        def write(folder: Path | str) -> None:
+            with atomic_path(folder) as fresh:
+                self._adapted.save_pretrained(fresh, state_dict=state)
+
+        return write
 
     def evaluate_test(self, *, zero_shot: bool = False) -> dict[str, float]:
         """Test quality now (with `zero_shot`: of the bare base model): `score`, `nll` on the run's fixed test subset,
@@ -360,10 +402,19 @@ class Finetuning:
         rows = self._tokenized.splits["test"]
         subset = fixed_subset(len(rows), self.spec.budget.eval_examples)
         sample = [int(subset[at]) for at in fixed_subset(len(subset), evaluate.GENERATION_EXAMPLES)]
-        model = self._base.model
-        with adapters.disabled(self._adapted) if zero_shot else adapters.merged(self._adapted), self._precision():
-            nll = evaluate.likelihood(model, self._evaluation("test")).nll
-            made = evaluate.answers(model, self._tokenized, "test", sample, self._base.tokenizer, self._base.device)
+        engine = self._engine
+        answers = partial(
+            evaluate.answers,
+            tokenized=self._tokenized,
+            split="test",
+            indices=sample,
+            tokenizer=self._base.tokenizer,
+            ranks=engine.ranks,
+            in_pieces=engine.in_pieces,
+        )
+        with adapters.disabled(self._adapted) if zero_shot else engine.merged(), self._precision():
+            nll = self._likelihood("test").nll
+            made = engine.evaluate(answers)
         examples = self._tokenized.task.test
         generation = evaluate.text_metrics(made, [examples[index].completion for index in sample])
         if not zero_shot:
@@ -380,6 +431,7 @@ class Finetuning:
     def result(self) -> RunResult:
         """The run's row and curve, at any time; `generation` is set once `evaluate_test` was called."""
         last = self.curve[-1] if self.curve else None
+        ranks = self._engine.ranks
         row = RunRow(
             run_id=self.spec.run_id,
             task=self.spec.task,
@@ -389,9 +441,9 @@ class Finetuning:
             error=self.error,
             max_fidelity=self.spec.budget.max_fidelity,
             fidelity=last.fidelity if last else 0,
-            cost_s=self._train_clock.cost_s + self._eval_clock.cost_s,
+            cost_s=sum(ranks.sum([self._training.clock.cost_s + self._eval_clock.cost_s])),
             wall_s=self._wall_s(),
-            peak_memory_gb=self.peak_memory_gb,
+            peak_memory_gb=max(ranks.gather(self.peak_memory_gb)),
             device=self.device,
             code_version=code_version(),
             task_fingerprint=self.spec.task_fingerprint,

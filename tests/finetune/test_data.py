@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftmeta.finetune import tokenize_task
-from ftmeta.finetune.data import Tokens, _fit, collate, evaluation_batches, fixed_subset, training_batches
+from ftmeta.finetune.data import (
+    Tokens,
+    _fit,
+    collate,
+    evaluation_batches,
+    fixed_subset,
+    micro_batches,
+    training_batches,
+)
 from ftmeta.models import LoadedModel
-from ftmeta.schema import Task
+from ftmeta.schema import Example, Message, Task
 
 
 def test_labels_are_the_completion_and_the_end_of_the_turn(base: LoadedModel, task: Task) -> None:
@@ -43,6 +53,13 @@ def test_truncation_takes_the_prompt_s_beginning_first() -> None:
     cut = _fit(Tokens(ids, 2), 10)
     assert (cut.ids.tolist(), cut.start) == (list(range(10)), 2)
     assert _fit(Tokens(ids, 15), 20).start == 15
+
+
+def test_examples_that_are_cut_are_counted(base: LoadedModel, task: Task) -> None:
+    long = Example((Message("user", "what is red? " * 300),), "red")
+    tokenized = tokenize_task(replace(task, train=(*task.train, long)), base)
+    assert tokenized.cut == {"train": 1, "validation": 0, "test": 0}
+    assert len(tokenized.splits["train"][-1]) == base.info.shape.context_length
 
 
 @settings(deadline=None, max_examples=50)
@@ -84,3 +101,20 @@ def test_fixed_subset_is_fixed() -> None:
     subset = fixed_subset(1000, 50)
     assert len(set(subset.tolist())) == 50
     assert subset.tolist() == fixed_subset(1000, 50).tolist() == sorted(subset.tolist())
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20), limit=st.integers(1, 100), ranks=st.integers(1, 5)
+)
+def test_micro_batches_share_out_every_row_once(lengths: list[int], limit: int, ranks: int) -> None:
+    rows = [Tokens(np.arange(length), 0) for length in lengths]
+    passes = micro_batches(rows, limit, ranks)
+    assert all(len(shares) == ranks for shares in passes)
+    assert sorted(id(row) for shares in passes for share in shares for row in share) == sorted(map(id, rows))
+    held = [sum(len(shares[rank]) for shares in passes) for rank in range(ranks)]
+    assert max(held) - min(held) <= 1
+    for shares in passes:
+        assert any(shares), "no pass for nothing"
+        assert all(len(share) <= 1 or len(share) * max(map(len, share)) <= limit for share in shares)
+    if ranks == 1:
+        assert [shares[0] for shares in passes] == list(evaluation_batches(rows, limit))

@@ -27,7 +27,7 @@ def test_score() -> None:
 def test_batched_generation_is_greedy_and_stops_at_the_end_of_the_turn(base: LoadedModel, task: Task) -> None:
     tokenized = tokenize_task(task, base)
     chosen = [3, 0, 7, 5]  # prompts of different lengths, not in order
-    made = answers(base.model, tokenized, "test", chosen, base.tokenizer, base.device)
+    made = answers(base.model, tokenized, "test", chosen, base.tokenizer)
     longest = max(len(row) - row.start for split in ("train", "test") for row in tokenized.splits[split])  # type: ignore[index]
     for index, text in zip(chosen, made, strict=True):  # the same, one token at a time without a cache
         row = tokenized.splits["test"][index]
@@ -52,6 +52,6 @@ def test_a_model_that_ends_its_turn_at_once_answers_nothing(base: LoadedModel, t
     original = base.model.get_output_embeddings()
     base.model.set_output_embeddings(head)
     try:
-        assert answers(base.model, tokenized, "test", [0, 1], base.tokenizer, base.device) == ["", ""]
+        assert answers(base.model, tokenized, "test", [0, 1], base.tokenizer) == ["", ""]
     finally:
         base.model.set_output_embeddings(original)

@@ -105,7 +105,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory, task: Task) -> str:
 def swept(tmp_path_factory: pytest.TempPathFactory, rows: str, model_folder: Path) -> tuple[Plan, Path]:
     """A sweep of one task by the real worker, written as `ftmeta collect` does; 10 of 20 validation examples count."""
     budget = BudgetChanges(epochs=0.2, max_fidelity=1, eval_examples=10)
-    pipelines = Pipelines(include=["default", "strong-default"], sample=1)
+    pipelines = Pipelines(include=["default", "strong-default"], sample=1, seed=2)
     plan = make_plan(Sweep(name="x", tasks=[rows], base_model=str(model_folder), pipelines=pipelines, budget=budget))
     out = tmp_path_factory.mktemp("swept")
     worker, ledger = FinetuneWorker(plan.tasks, str(model_folder), "cpu", 1), Ledger(out / "ledger")
