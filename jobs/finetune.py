@@ -1,9 +1,13 @@
 """One pipeline on one task as a job: `python -m jobs.finetune --config jobs/configs/finetune-smoke.yaml [--out DIR]`.
 
-In: a YAML file with `data`, and if wanted `pipeline`, `base_model`, `seed`, `fidelity`, `budget` and `cpus`. Out: the
-folder DIR with the adapter, the pipeline and `run.json`, a run in MLflow, and the document of `ftmeta finetune --json`
-on standard output. DIR is an absolute path that every node sees, and new; without one it is a folder of the run's task
-and id under `finetune/` in the state folder of the cluster, where the same run submitted again replaces it.
+In: a YAML file with `data`, and if wanted `pipeline`, `base_model`, `seed`, `fidelity`, `budget`; and how it is run:
+`workers` (Ray Train with DeepSpeed on so many workers; left out: one process on a node with `cpus` cores),
+`gpus_per_worker`, `cpus_per_worker`, `zero`, `micro_batch_tokens`, `activation_checkpointing`. Out: the folder DIR with
+the adapter, the pipeline and `run.json`, a run in MLflow, and the document of `ftmeta finetune --json` on standard
+output. DIR is an absolute path that every node sees, and new; without one it is a folder of the run's task and id under
+`finetune/` in the state folder of the cluster, where the same run submitted again replaces it.
+
+A job with `workers` that was stopped or killed goes on when it is submitted again: DIR.unfinished has its checkpoints.
 """
 
 from __future__ import annotations
@@ -16,18 +20,21 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ftmeta.costs import usd_of
 from ftmeta.errors import FtmetaError
 from ftmeta.orchestrate.config import load_config
-from ftmeta.orchestrate.execution import connected
+from ftmeta.orchestrate.connection import connected
 from ftmeta.orchestrate.shell import exit_codes, results_folder
 from ftmeta.orchestrate.sweep import BudgetChanges
-from ftmeta.schema import BaseModelInfo, CurvePoint, RunResult, RunRow, RunSpec
+from ftmeta.schema import BaseModelInfo, RunSpec, Task
 from ftmeta.tracking import tracker
+
+if TYPE_CHECKING:
+    from ftmeta.finetune.engine import Execution
 
 
 class Finetune(BaseModel):
@@ -42,10 +49,31 @@ class Finetune(BaseModel):
     fidelity: int | None = Field(default=None, ge=1)
     budget: BudgetChanges = BudgetChanges()
     cpus: int = Field(default=1, ge=1)
+    workers: int | None = Field(default=None, ge=1)
+    gpus_per_worker: Literal[0, 1] = 0
+    cpus_per_worker: float = Field(default=1, gt=0)
+    min_workers: int | None = Field(default=None, ge=1)  # after a failure the run goes on with as few as these
+    placement: Literal["PACK", "SPREAD"] = "PACK"
+    zero: Literal[0, 2, 3] = 2
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    activation_checkpointing: bool = False
+    wait_s: float = Field(default=60, gt=0)  # for nodes to come, before the run is given up
+    checkpoint_interval_s: float = Field(default=300, gt=0)  # and at each fidelity
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Finetune:
+        of_workers = {"gpus_per_worker", "cpus_per_worker", "min_workers", "placement", "zero", "wait_s"}
+        given = sorted(of_workers & self.model_fields_set)
+        if self.workers is None and given:
+            raise ValueError(f"{given[0]} belongs to a run on several workers; give workers too")
+        if self.workers is not None and self.workers < (self.min_workers or 1):
+            raise ValueError(f"min_workers is {self.min_workers}, more than the {self.workers} workers")
+        return self
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0 for a run that ended well, 1 for one that diverged, ran out of memory or failed."""
+    """Returns the exit code: 0 for a run that left an adapter; 1 for one that diverged, ran out of memory, failed, or
+    was stopped on the way."""
     parser = argparse.ArgumentParser(prog="python -m jobs.finetune", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML, as jobs/configs/finetune-smoke.yaml")
     parser.add_argument("--out", type=Path, help="a new folder for the adapter; default: in the state folder")
@@ -59,12 +87,12 @@ def main(arguments: list[str] | None = None) -> int:
             chosen.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"),
         )
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
-    return 0 if document["status"] in ("ok", "stopped") else 1
+    return 0 if document["adapter"] is not None else 1
 
 
 def run(config: Finetune, out: Path | None, tracking_uri: str | None) -> dict[str, Any]:
     """Finetunes on a node of the cluster that has room, reports to MLflow, and returns the document."""
-    from ftmeta.finetune.single import finetune_to_folder
+    from ftmeta.finetune.single import result_of
     from ftmeta.models import resolve
     from ftmeta.space import load_pipeline, load_space
     from ftmeta.tasks import load_task
@@ -77,42 +105,65 @@ def run(config: Finetune, out: Path | None, tracking_uri: str | None) -> dict[st
     tracked = tracker(tracking_uri, "finetune", usd=usd_of).single()
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     with connected():
-        import ray
-        from ray.exceptions import RayTaskError
-
-        on_a_node: Any = ray.remote(num_cpus=config.cpus)
-        place = {"out": folder, "replace": out is None}  # the default folder is of this very run
-        options = {"budget": budget, **place, "until": config.fidelity, "threads": config.cpus}
-        try:
-            document = ray.get(on_a_node(finetune_to_folder).remote(pipeline, task, info, config.seed, **options))
-        except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, FtmetaError) else error from None
-    tracked.log(_result(document, spec, info, started_at))
+        on_workers = _on_one_node if config.workers is None else _on_workers
+        document = on_workers(
+            config, spec, task, info, folder, replace=out is None
+        )  # the default folder is of this run
+    tracked.log(result_of(document, spec, started_at))
     tracked.close("ok", {})
     return document
 
 
-def _result(document: dict[str, Any], spec: RunSpec, info: BaseModelInfo, started_at: str) -> RunResult:
-    curve = tuple(
-        CurvePoint(**{name: value for name, value in point.items() if name != "nll"}) for point in document["curve"]
+def _on_one_node(
+    config: Finetune, spec: RunSpec, task: Task, info: BaseModelInfo, folder: Path, *, replace: bool
+) -> dict[str, Any]:
+    import ray
+    from ray.exceptions import RayTaskError
+
+    from ftmeta.finetune.single import finetune_to_folder
+
+    on_a_node: Any = ray.remote(num_cpus=config.cpus)
+    place = {"out": folder, "replace": replace}
+    options = {"budget": spec.budget, **place, "until": config.fidelity, "threads": config.cpus}
+    options["execution"] = _execution(config)
+    try:
+        return dict(ray.get(on_a_node(finetune_to_folder).remote(spec.pipeline, task, info, config.seed, **options)))
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, FtmetaError) else error from None
+
+
+def _on_workers(
+    config: Finetune, spec: RunSpec, task: Task, info: BaseModelInfo, folder: Path, *, replace: bool
+) -> dict[str, Any]:
+    from ftmeta.orchestrate.room import Workers
+    from ftmeta.orchestrate.train import train
+
+    assert config.workers is not None
+    return train(
+        spec,
+        task,
+        config.base_model,
+        folder,
+        Workers(
+            config.workers,
+            config.cpus_per_worker,
+            config.gpus_per_worker,
+            config.wait_s,
+            config.min_workers,
+            config.placement,
+        ),
+        until=config.fidelity,
+        zero_stage=config.zero,
+        execution=_execution(config),
+        checkpoint_interval_s=config.checkpoint_interval_s,
+        replace=replace,
     )
-    test = document["test"] or {}
-    same = ("run_id", "status", "error", "cost_s", "wall_s", "peak_memory_gb", "device", "code_version", "libraries")
-    row = RunRow(
-        **{name: document[name] for name in same},
-        task=spec.task,
-        base_model=info.name,
-        seed=spec.seed,
-        max_fidelity=spec.budget.max_fidelity,
-        fidelity=curve[-1].fidelity if curve else 0,
-        task_fingerprint=spec.task_fingerprint,
-        base_model_fingerprint=info.fingerprint,
-        space=spec.pipeline.space,
-        started_at=started_at,
-        pipeline=spec.pipeline,
-        generation={name: test[name] for name in ("exact_match", "f1", "rouge_l") if name in test} or None,
-    )
-    return RunResult(row, curve)
+
+
+def _execution(config: Finetune) -> Execution:
+    from ftmeta.finetune.engine import Execution
+
+    return Execution(config.micro_batch_tokens, config.activation_checkpointing)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from ftmeta.costs import usd_of
 from ftmeta.errors import MetaDatasetError
 from ftmeta.hardware import profile_of
 from ftmeta.metadataset import Ledger, write
-from ftmeta.orchestrate.execution import FAILED, State, connected, run_all, stopped_by_signals
+from ftmeta.orchestrate.connection import connected
+from ftmeta.orchestrate.execution import FAILED, State, run_all, stopped_by_signals
 from ftmeta.orchestrate.progress import Totals
 from ftmeta.orchestrate.sweep import Plan, Sweep, load_sweep, make_plan
 from ftmeta.schema import RunResult
@@ -77,7 +78,7 @@ def collect(
     began = time.monotonic()
     try:
         if pending:
-            cpus = None if sweep.slots is None else max(1, math.ceil(sweep.slots * sweep.cpus_per_slot))
+            cpus = None if sweep.slots is None else max(1, math.ceil(sweep.slots * sweep.cpus_per_run))
             with connected(address, cpus), stopped_by_signals(state):
                 run_all(plan, pending, state)
         results = _compact(plan, ledger, out, tracking)

@@ -8,24 +8,22 @@ snapshots, so a long sweep is a row of experiments of RUNS_PER_EXPERIMENT runs e
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
-import secrets
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ftmeta.costs import usd_of
 from ftmeta.errors import ConfigError, FtmetaError
 from ftmeta.files import canonical_json
 from ftmeta.metadataset import Ledger
+from ftmeta.orchestrate.connection import on_signals
 from ftmeta.orchestrate.progress import Display, Totals
 from ftmeta.orchestrate.sweep import Plan, Sweep, spec_from_json, spec_to_json
 from ftmeta.orchestrate.workers import failed_result
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
 RUNS_PER_EXPERIMENT = 1000
+_WAITING = {"cpu": 0.0, "memory": 1.0}  # of a slot whose run is elsewhere: a byte, because Tune refuses nothing at all
 FAILED: frozenset[Status] = frozenset({"error", "oom"})  # what --retry-failed runs again; diverging is a result
 
 log = logging.getLogger("ftmeta.collect")
@@ -122,18 +121,18 @@ _TUNE_SETTINGS = {
 def _run_experiment(plan: Plan, specs: Sequence[RunSpec], state: State, scratch: Path) -> None:
     from ray import tune
 
+    from ftmeta.orchestrate.distributed import make_worker
     from ftmeta.orchestrate.trainable import SweepSlot
 
     sweep = plan.sweep
     slot = tune.with_parameters(
         SweepSlot,
         tasks=dict(plan.tasks),
-        worker=sweep.worker,
-        base_model=sweep.base_model,
-        device=sweep.device,
-        threads=max(1, int(sweep.cpus_per_slot)),
+        make_worker=functools.partial(make_worker, sweep, state.ledger.directory.parent),
     )
     resources = {"cpu": sweep.cpus_per_slot, **({"gpu": sweep.gpus_per_slot} if sweep.gpus_per_slot else {})}
+    if sweep.workers_per_run is not None:
+        resources = _WAITING  # Ray Train asks for the workers' own
     tuner = tune.Tuner(
         tune.with_resources(slot, resources),
         tune_config=tune.TuneConfig(
@@ -230,46 +229,16 @@ def _slots(sweep: Sweep) -> int:
     if sweep.slots is not None:
         return sweep.slots
     free = ray.available_resources()
-    room = [int(free.get("CPU", 0) / sweep.cpus_per_slot)]
+    room = [int(free.get("CPU", 0) / sweep.cpus_per_run)]
     if sweep.gpus_per_slot:
-        room.append(int(free.get("GPU", 0) / sweep.gpus_per_slot))
+        room.append(int(free.get("GPU", 0) / sweep.gpus_per_run))
     if min(room) < 1:
-        wanted = f"{sweep.cpus_per_slot:g} CPU and {sweep.gpus_per_slot:g} GPU"
+        wanted = f"{sweep.cpus_per_run:g} CPU and {sweep.gpus_per_run:g} GPU"
         raise ConfigError(
             f"the cluster has {free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU free, a slot needs {wanted}; "
-            "lower cpus_per_slot or gpus_per_slot, or say `slots:` for a cluster that grows"
+            "lower cpus_per_slot, gpus_per_slot or workers_per_run, or say `slots:` for a cluster that grows"
         )
     return min(room)
-
-
-@contextlib.contextmanager
-def connected(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
-    """A connection to the cluster at `address` or `$RAY_ADDRESS`, which a job has; or else Ray for this process alone,
-    with `num_cpus` cores (None: all) and a token that no file holds. Ray must not be imported before: it reads its
-    environment then."""
-    address = address or os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address is None and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-    import ray
-
-    mine = not ray.is_initialized()
-    if mine and address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    elif mine:
-        ray.init(
-            address="local",  # and not whatever cluster of this machine was started last
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            object_store_memory=256 * 2**20,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
-    try:
-        yield
-    finally:
-        if mine:
-            ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -284,24 +253,3 @@ def stopped_by_signals(state: State) -> Iterator[None]:
 
     with on_signals(request):
         yield
-
-
-@contextlib.contextmanager
-def on_signals(request: Callable[[], None]) -> Iterator[None]:
-    """Calls `request` for each SIGINT and SIGTERM; in other threads than the main one, which gets no signals, for none.
-    Inside `connected`, because Ray sets handlers of its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        request()
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,7 +9,9 @@
       sample: 48                                              # Sobol points of the space; and a `seed`
       around: {pipeline: strong-default, sample: 16, change: 3}   # near a good one: three values drawn anew in each
     seeds: [0]
+    replicates: {pipelines: 8, seeds: [1, 2]}                   # the first 8 once more: what the noise between seeds is
     budget: {eval_examples: 200}        # what differs from the space's own budget
+    workers_per_run: 4                  # left out: one process a run; else Ray Train with DeepSpeed (and `zero`)
 
 Paths are relative to the working directory, which for a job is the submitted one.
 """
@@ -17,12 +19,12 @@ Paths are relative to the working directory, which for a job is the submitted on
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ftmeta.errors import ConfigError
 from ftmeta.files import fingerprint
@@ -57,6 +59,14 @@ class Pipelines(BaseModel):
     around: Around | None = None
 
 
+class Replicates(BaseModel):
+    """The first pipelines of the list once more with other seeds: the noise between seeds."""
+
+    model_config = ConfigDict(extra="forbid")
+    pipelines: int = Field(ge=1)
+    seeds: list[int] = Field(min_length=1)
+
+
 class BudgetChanges(BaseModel):
     """What a sweep may change of its space's budget; see ftmeta.schema.Budget."""
 
@@ -77,17 +87,38 @@ class Sweep(BaseModel):
     base_model: str = "phi3-micro"
     pipelines: Pipelines = Pipelines(include=["default", "strong-default"])
     seeds: list[int] = Field(default=[0], min_length=1)
+    replicates: Replicates | None = None
     budget: BudgetChanges = BudgetChanges()
     slots: int | None = Field(default=None, ge=1)  # runs at a time; None: as many as the cluster has room for
-    cpus_per_slot: float = Field(default=1, gt=0)
+    cpus_per_slot: float = Field(default=1, gt=0)  # with workers_per_run: of each worker
     gpus_per_slot: float = Field(default=0, ge=0)
+    workers_per_run: int | None = Field(default=None, ge=1)
+    zero: Literal[0, 2, 3] = 2
     device: Literal["cpu", "cuda"] = "cpu"
     worker: Literal["finetune", "simulated"] = "finetune"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Sweep:
+        if self.workers_per_run is not None and self.gpus_per_slot != (self.device == "cuda"):
+            raise ValueError(
+                f"workers_per_run with device {self.device} and gpus_per_slot {self.gpus_per_slot:g}: a worker drives "
+                "one GPU (device: cuda, gpus_per_slot: 1) or none (device: cpu)"
+            )
+        return self
+
+    @property
+    def cpus_per_run(self) -> float:
+        return self.cpus_per_slot * (self.workers_per_run or 1)
+
+    @property
+    def gpus_per_run(self) -> float:
+        return self.gpus_per_slot * (self.workers_per_run or 1)
 
     @property
     def fingerprint(self) -> str:
         """Over what is run, not over how many at a time: it names the sweep's parent run in MLflow."""
-        return fingerprint(self.model_dump(exclude={"slots", "cpus_per_slot", "gpus_per_slot"}))
+        how = {"slots", "cpus_per_slot", "gpus_per_slot", "workers_per_run", "zero"}
+        return fingerprint(self.model_dump(exclude=how))
 
 
 @dataclass(frozen=True)
@@ -131,7 +162,20 @@ def make_plan(sweep: Sweep) -> Plan:
         names = sorted({task.name for task in loaded if [other.name for other in loaded].count(task.name) > 1})
         raise ConfigError(f"sweep '{sweep.name}': two tasks are called {names[0]}; name each task once")
     budget = space.budget(**sweep.budget.model_dump(exclude_none=True))
-    return Plan(sweep, space, tasks, base_model, budget, _runs(chosen, loaded, base_model, sweep.seeds, budget))
+    seeds = [_seeds(sweep, at) for at in range(len(chosen))]
+    runs = tuple(
+        RunSpec(task.name, task.fingerprint, base_model.name, base_model.fingerprint, pipeline, seed, budget)
+        for pipeline, of_pipeline in zip(chosen, seeds, strict=True)
+        for seed in of_pipeline
+        for task in loaded
+    )
+    return Plan(sweep, space, tasks, base_model, budget, runs)
+
+
+def _seeds(sweep: Sweep, at: int) -> list[int]:
+    """Of the pipeline at a place in the list, each once."""
+    more = sweep.replicates.seeds if sweep.replicates and at < sweep.replicates.pipelines else []
+    return list(dict.fromkeys([*sweep.seeds, *more]))
 
 
 def _pipelines(wanted: Pipelines, space: Space) -> list[Pipeline]:
@@ -164,17 +208,6 @@ def _near(around: Around, space: Space) -> list[Pipeline]:
         if len(near) == around.sample:
             return list(near.values())
     raise ConfigError(f"pipelines.around: fewer than {around.sample} pipelines differ in {around.change} values")
-
-
-def _runs(
-    pipelines: Sequence[Pipeline], tasks: Sequence[Task], base: BaseModelInfo, seeds: Sequence[int], budget: Budget
-) -> tuple[RunSpec, ...]:
-    return tuple(
-        RunSpec(task.name, task.fingerprint, base.name, base.fingerprint, pipeline, seed, budget)
-        for pipeline in pipelines
-        for seed in dict.fromkeys(seeds)
-        for task in tasks
-    )
 
 
 def spec_to_json(spec: RunSpec) -> dict[str, Any]:

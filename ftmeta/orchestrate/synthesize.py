@@ -19,7 +19,7 @@ from ftmeta.costs import usd_of_tokens
 from ftmeta.errors import DataError, FtmetaError, UserError
 from ftmeta.files import require_writable
 from ftmeta.orchestrate.asking import Asking, require_room
-from ftmeta.orchestrate.execution import connected, on_signals
+from ftmeta.orchestrate.connection import connected, on_signals
 from ftmeta.orchestrate.reading import read_passages
 from ftmeta.synthesis.dataset import Made, sift, write_task
 from ftmeta.synthesis.documents import find_documents

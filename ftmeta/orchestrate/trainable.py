@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.tune import Trainable
 
 from ftmeta.orchestrate.sweep import spec_from_json
-from ftmeta.orchestrate.workers import WORKERS, Run, Worker, failed_result, now
+from ftmeta.orchestrate.workers import Run, Worker, failed_result, now
 from ftmeta.schema import CurvePoint, RunResult, RunSpec, Task
 
 
@@ -25,13 +25,11 @@ class SweepSlot(Trainable):
         self,
         config: dict[str, Any],
         tasks: Mapping[str, Task] | None = None,
-        worker: str = "finetune",
-        base_model: str = "",
-        device: str = "cpu",
-        threads: int = 1,
+        make_worker: Callable[[Mapping[str, Task]], Worker] | None = None,
     ) -> None:
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        self._worker = WORKERS[worker](tasks or {}, base_model, device, threads)
+        assert make_worker is not None, "Tune passes it"
+        self._worker = make_worker(tasks or {})
         self._prepare(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What a slot of a sweep does with a run. One table, `WORKERS`: `finetune`, and `simulated` to measure the rest.
+"""What a slot of a sweep does with a run: finetunes it in its own process, or simulates it (or distributed.py).
 
 A worker lives as long as its actor, so whatever it loads it loads once: the base model, and each task's tokens.
 """
@@ -6,15 +6,17 @@ A worker lives as long as its actor, so whatever it loads it loads once: the bas
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
+from ftmeta.errors import ModelError
 from ftmeta.schema import CurvePoint, RunResult, RunRow, RunSpec, Status, Task
 from ftmeta.version import code_version
 
 if TYPE_CHECKING:
     from ftmeta.finetune import Finetuning, TokenizedTask
+    from ftmeta.models import LoadedModel
 
 
 class Run(Protocol):
@@ -43,20 +45,24 @@ class FinetuneWorker:
         self._tokenized: dict[str, TokenizedTask] = {}
 
     def begin(self, spec: RunSpec) -> Run:
-        from ftmeta.errors import ModelError
         from ftmeta.finetune import finetune, tokenize_task
 
         task = self._tasks[spec.task]
-        if self._base.info.fingerprint != spec.base_model_fingerprint:
-            raise ModelError(
-                f"base model '{spec.base_model}' has fingerprint {self._base.info.fingerprint} on this node, and the "
-                f"sweep was planned with {spec.base_model_fingerprint}; give every node the same files"
-            )
+        require_planned(self._base, spec)
         if task.name not in self._tokenized:
             self._tokenized[task.name] = tokenize_task(task, self._base)
         tokenized = self._tokenized[task.name]
         started = finetune(spec.pipeline, task, self._base, spec.seed, budget=spec.budget, tokenized=tokenized)
         return _FinetuneRun(started)
+
+
+def require_planned(base: LoadedModel, spec: RunSpec) -> None:
+    """Raises ModelError unless this node's base model is the one that the run was planned with."""
+    if base.info.fingerprint != spec.base_model_fingerprint:
+        raise ModelError(
+            f"base model '{spec.base_model}' has fingerprint {base.info.fingerprint} on this node, and the run was "
+            f"planned with {spec.base_model_fingerprint}; give every node the same files"
+        )
 
 
 class _FinetuneRun:
@@ -79,9 +85,6 @@ class _FinetuneRun:
 
 class SimulatedWorker:
     """Trains nothing and takes no time: a curve that depends on the run's id alone. It measures what is around it."""
-
-    def __init__(self, tasks: Mapping[str, Task], base_model: str, device: str, threads: int) -> None:
-        pass
 
     def begin(self, spec: RunSpec) -> Run:
         return _SimulatedRun(spec)
@@ -115,12 +118,6 @@ class _SimulatedRun:
 
     def close(self) -> None:
         self._points.close()
-
-
-WORKERS: dict[str, Callable[[Mapping[str, Task], str, str, int], Worker]] = {
-    "finetune": FinetuneWorker,
-    "simulated": SimulatedWorker,
-}
 
 
 def failed_result(

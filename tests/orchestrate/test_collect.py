@@ -20,7 +20,7 @@ def test_a_torn_file_does_not_cost_the_tables_and_devices_are_kept_apart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = make_plan(Sweep(name="x", tasks=["elements"], worker="simulated", pipelines=Pipelines(sample=4)))
-    worker, ledger = SimulatedWorker({}, "", "cpu", 1), Ledger(tmp_path / "ledger")
+    worker, ledger = SimulatedWorker(), Ledger(tmp_path / "ledger")
     devices = ["cpu", "NVIDIA L4", "NVIDIA of tomorrow", "cpu"]
     for spec, device in zip(plan.runs, devices, strict=True):
         run = worker.begin(spec)

@@ -43,7 +43,7 @@ def test_a_slot_runs_one_run_after_the_other() -> None:
     from ftmeta.orchestrate.trainable import SweepSlot
 
     slot = SweepSlot.__new__(SweepSlot)
-    slot.setup(config_of(a_spec(seed=0)), worker="simulated")
+    slot.setup(config_of(a_spec(seed=0)), make_worker=lambda tasks: SimulatedWorker())
     for seed in (0, 1):
         spec = a_spec(seed)
         if seed:
@@ -62,7 +62,7 @@ def test_what_goes_wrong_in_a_run_is_a_row_and_the_slot_goes_on() -> None:
 
     impossible = a_spec(max_fidelity=0)
     slot = SweepSlot.__new__(SweepSlot)
-    slot.setup(config_of(impossible), worker="simulated")
+    slot.setup(config_of(impossible), make_worker=lambda tasks: SimulatedWorker())
     (report,) = steps(slot)
     assert report["finished"].run.run_id == impossible.run_id
     assert report["finished"].run.status == "error"
@@ -73,7 +73,7 @@ def test_what_goes_wrong_in_a_run_is_a_row_and_the_slot_goes_on() -> None:
 
 def test_simulated_curves_follow_from_the_run_alone() -> None:
     def scores() -> list[float | None]:
-        run = SimulatedWorker({}, "", "cpu", 1).begin(a_spec())
+        run = SimulatedWorker().begin(a_spec())
         return [next(run).score for _ in range(3)]
 
     assert scores() == scores()

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from ftmeta.errors import ConfigError, DataError, FtmetaError, UserError
-from ftmeta.orchestrate.execution import connected
+from ftmeta.orchestrate.connection import connected
 from ftmeta.orchestrate.reading import read_passages
 from ftmeta.orchestrate.synthesize import synthesize
 from ftmeta.synthesis.settings import Synthesis
