@@ -11,10 +11,10 @@ export RAY_AUTH_MODE := token
 export TOKENIZERS_PARALLELISM := false
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-fast lint format up stop status doctor bench bench-gpu report-tasks pretrain clean
+.PHONY: help install demo test test-fast test-faults lint format up stop status doctor bench bench-gpu bench-plan bench-finetune report-tasks pretrain clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## the virtual environment, with everything
 
@@ -34,7 +34,10 @@ test: $(STAMP) lint  ## all checks and tests, a real Ray cluster, Serve and MLfl
 	@$(BIN)/python -m pytest
 
 test-fast: $(STAMP)  ## the tests that start no cluster and no browser
-	@$(BIN)/python -m pytest -m "not cluster and not browser"
+	@$(BIN)/python -m pytest -m "not cluster and not browser and not long"
+
+test-faults: $(STAMP)  ## the two-node cluster and every fault, with those that `make test` leaves out (12 minutes)
+	@$(BIN)/python -m pytest -m "long or not long" tests/cluster/test_two_nodes.py tests/cluster/test_faults.py
 
 lint: $(STAMP)  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
@@ -64,6 +67,13 @@ bench: $(STAMP)  ## speed and memory of the spine against its targets
 
 bench-gpu: $(STAMP)  ## what waits for a CUDA device: the Phi-3-mini architecture, GPU tests
 	@$(BIN)/python -m jobs.bench_gpu
+
+bench-plan: $(STAMP)  ## the planner's memory model against measured peaks (half an hour; goes on where it stopped)
+	@$(BIN)/python -m jobs.bench_plan
+
+bench-finetune: $(STAMP)  ## the worker's speed and memory against trl's SFTTrainer, start-up on two workers (half an hour)
+	@$(BIN)/python -m jobs.bench_startup
+	@$(BIN)/python -m jobs.bench_finetune --again
 
 report-tasks: $(STAMP)  ## finetune on the bundled tasks and write docs/reports/tasks.md (an hour; goes on where it stopped)
 	@$(BIN)/ftmeta collect jobs/configs/collect-tasks.yaml --out out/tasks-sweep
