@@ -1,18 +1,20 @@
 """Our worker against trl's SFTTrainer: `make bench-finetune`, or `python -m jobs.bench_finetune`.
 
 Tokens of real text per second (both sides in turns within one process), peak memory (each side in a fresh process) and
-the losses at each step (same order, no dropout), for phi3-micro and, where it is installed, smollm2-135m. On a CUDA
-device also the Phi-3-mini architecture with random weights in bfloat16. jobs/finetune_measure.py says what is compared.
+the losses at each step (same order, no dropout), for phi3-micro and, where it is installed, smollm2-135m. `--device
+cuda` measures the Phi-3-mini architecture with random weights in bfloat16 instead. jobs/finetune_measure.py says what
+is compared.
 
-Out: docs/reports/finetune.json after each measurement and docs/reports/finetune.md, which includes what other commands
-wrote beside it (finetune-startup.json, finetune-faults.json). Exit code 1 if a target is missed. What the JSON file has
-already is kept, so the command goes on where it was stopped; `--again` measures everything anew, and `--page` only
-writes the report.
+Out: docs/reports/finetune.json (finetune-cuda.json) after each measurement and docs/reports/finetune.md, which is made
+of both and of what other commands wrote beside them (finetune-startup.json, finetune-faults.json). Exit code 1 if a
+target is missed. What the JSON file has already is kept, so the command goes on where it was stopped; `--again`
+measures everything anew, and `--page` only writes the report.
 """
 
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import os
 import sys
@@ -20,7 +22,7 @@ import tempfile
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -35,7 +37,7 @@ MICRO = Setup("phi3-micro", examples=512, repetitions=5)
 SMOLLM2 = Setup("smollm2-135m", examples=64, repetitions=3)  # 4 steps
 SPEED = (MICRO, SMOLLM2, replace(MICRO, threads=1, repetitions=2))
 PHI3_MINI_SETUPS = tuple(
-    Setup("", examples=512, batch_size=batch, repetitions=3, device="cuda", dtype="bfloat16") for batch in (16, 64)
+    Setup("", examples=768, batch_size=batch, repetitions=3, device="cuda", dtype="bfloat16") for batch in (16, 64, 256)
 )
 
 
@@ -43,31 +45,28 @@ def main(
     out: Annotated[Path, typer.Option(help="The numbers; the report stands beside them.")] = Path(
         "docs/reports/finetune.json"
     ),
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="What to measure on.")] = "cpu",
     again: Annotated[bool, typer.Option("--again", help="Measure what was measured before, too.")] = False,
     page_only: Annotated[bool, typer.Option("--page", help="Measure nothing, write the report.")] = False,
 ) -> None:
     """Measures what is missing and writes the report."""
-    results: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() and not again else {}
     if not page_only:
-        measure(results, out)
+        numbers = out if device == "cpu" else beside(out, "cuda")
+        (measure if device == "cpu" else measure_cuda)({} if again else read(numbers), numbers)
+    results = read(out)
     write_text(out.with_suffix(".md"), page(results, sections_beside(out)))
     sys.stdout.write(f"{out.with_suffix('.md')}\n")
     raise typer.Exit(int(not all(verdicts(results))))
 
 
+def read(numbers: Path) -> dict[str, Any]:
+    """What was measured before."""
+    return dict(json.loads(numbers.read_text(encoding="utf-8"))) if numbers.is_file() else {}
+
+
 def measure(results: dict[str, Any], out: Path) -> None:
     """Fills in what `results` lacks, and writes it after each measurement."""
-    import torch
-
-    def record(part: str, setup: Setup, *what: str) -> None:
-        cases = results.setdefault(part, {})
-        name = " ".join([name_of(setup), *what[1:]])
-        if name not in cases:
-            sys.stderr.write(f"{part}: {name}\n")
-            cases[name] = {"setup": asdict(setup), **in_a_process(setup, *what)}
-            results.update(_circumstances())
-            write_json(out, results)
-
+    record = functools.partial(_record, results, out)
     here = [setup for setup in SPEED if local_folder(setup.base_model) is not None]
     for setup in here:
         record("speed", setup, "speed")
@@ -76,11 +75,24 @@ def measure(results: dict[str, Any], out: Path) -> None:
             for side in SIDES:
                 record("peak", setup, "peak", side)
             record("parity", setup, "parity")
-    if torch.cuda.is_available():
-        with tempfile.TemporaryDirectory() as scratch:
-            random_phi3_mini(Path(scratch) / "phi3-mini")
-            for setup in PHI3_MINI_SETUPS:
-                record("cuda", replace(setup, base_model=str(Path(scratch) / "phi3-mini")), "speed")
+
+
+def measure_cuda(results: dict[str, Any], out: Path) -> None:
+    """The same for the Phi-3-mini architecture on a CUDA device."""
+    with tempfile.TemporaryDirectory() as scratch:
+        random_phi3_mini(Path(scratch) / "phi3-mini")
+        for setup in PHI3_MINI_SETUPS:
+            _record(results, out, "cases", replace(setup, base_model=str(Path(scratch) / "phi3-mini")), "speed")
+
+
+def _record(results: dict[str, Any], out: Path, part: str, setup: Setup, *what: str) -> None:
+    cases = results.setdefault(part, {})
+    name = " ".join([name_of(setup), *what[1:]])
+    if name not in cases:
+        sys.stderr.write(f"{part}: {name}\n")
+        cases[name] = {"setup": asdict(setup), **in_a_process(setup, *what)}
+        results.update(_circumstances(setup.device))
+        write_json(out, results)
 
 
 def name_of(setup: Setup) -> str:
@@ -89,25 +101,25 @@ def name_of(setup: Setup) -> str:
 
 
 def sections_beside(out: Path) -> dict[str, Any]:
-    """What other commands measured for the same report, by the name of the file's part: `startup`, `faults`."""
-    found = {}
-    for part in ("startup", "faults"):
-        path = out.with_name(f"{out.stem}-{part}.json")
-        if path.is_file():
-            found[part] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    """What else was measured for the same report, by the name of the file's part: `startup`, `faults`, `cuda`."""
+    files = {part: beside(out, part) for part in ("startup", "faults", "cuda")}
+    return {part: json.loads(path.read_text(encoding="utf-8")) for part, path in files.items() if path.is_file()}
 
 
-def _circumstances() -> dict[str, Any]:
+def beside(out: Path, part: str) -> Path:
+    return out.with_name(f"{out.stem}-{part}.json")
+
+
+def _circumstances(on: str) -> dict[str, Any]:
     import torch
 
     from ftmeta.finetune.provenance import device_name, library_versions
     from ftmeta.version import code_version
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(on)
     cpu = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores"
     return {
-        "command": "python -m jobs.bench_finetune",
+        "command": "python -m jobs.bench_finetune" + (" --device cuda" if on == "cuda" else ""),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "hardware": cpu if device.type == "cpu" else f"{cpu}; {device_name(device)}",
         "vector_width": torch.backends.cpu.get_cpu_capability(),

@@ -24,16 +24,16 @@ is that of one turn. jobs/finetune_measure.py has the details.
 SFTTrainer stands as trl sets it up: random order, each batch padded to its longest example, no packing, activation
 checkpointing on. The last column is the ratio to SFTTrainer with that off, which trades memory for speed."""
 _CUDA_MISSING = """\
-Not measured: no CUDA device was at hand, so this part of the code has never run. Where torch finds one, the same
-command measures the Phi-3-mini architecture (random weights, bfloat16) at batch 16 and 64 against SFTTrainer, and
-states model FLOPs utilisation."""
+Not measured: no CUDA device was at hand. On a machine with one, `python -m jobs.bench_finetune --device cuda` measures
+the Phi-3-mini architecture (random weights, bfloat16) at batch 16, 64 and 256 against SFTTrainer, and states model
+FLOPs utilisation."""
 
 
 def page(results: dict[str, Any], beside: dict[str, Any]) -> str:
-    """The report; `beside` holds sections that other commands wrote (`startup`, `faults`)."""
+    """The report; `beside` holds sections that other commands wrote (`startup`, `faults`, `cuda`)."""
     parts = [
         "# Finetuning: speed and memory against SFTTrainer, start-up, faults",
-        *_head(results),
+        _head(results, "finetune.json"),
         "## Speed",
         _COMPARED,
         *_speed(results.get("speed", {})),
@@ -45,7 +45,7 @@ def page(results: dict[str, Any], beside: dict[str, Any]) -> str:
     for part, title, section in _BESIDE:
         if part in beside:
             parts += [f"## {title}", *section(beside[part])]
-    parts += ["## On a CUDA device", *(_cuda(results["cuda"]) if results.get("cuda") else [_CUDA_MISSING])]
+    parts += ["## On a CUDA device", *(_cuda(beside["cuda"]) if "cuda" in beside else [_CUDA_MISSING])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,15 +58,14 @@ def verdicts(results: dict[str, Any]) -> Iterator[bool]:
         yield peaks["ours"] <= peaks["trl"]
 
 
-def _head(results: dict[str, Any]) -> Iterator[str]:
+def _head(results: dict[str, Any], numbers: str) -> str:
     versions = results.get("versions", {})
     named = ", ".join(
         f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "trl") if name in versions
     )
-    yield (
-        f"Made by `make bench-finetune` (`{results.get('command')}`) on {results.get('date')}: "
-        f"{results.get('hardware')} ({results.get('vector_width')}), {named}, ftmeta {versions.get('ftmeta')}. "
-        "`finetune.json` has all numbers."
+    return (
+        f"Made by `{results.get('command')}` on {results.get('date')}: {results.get('hardware')} "
+        f"({results.get('vector_width')}), {named}, ftmeta {versions.get('ftmeta')}. `{numbers}` has all numbers."
     )
 
 
@@ -155,9 +154,10 @@ _BESIDE: tuple[tuple[str, str, Callable[[Any], Iterator[str]]], ...] = (
 )
 
 
-def _cuda(cases: dict[str, Any]) -> Iterator[str]:
+def _cuda(results: dict[str, Any]) -> Iterator[str]:
+    yield _head(results, "finetune-cuda.json")
     rows = []
-    for name, case in cases.items():
+    for name, case in results["cases"].items():
         known = any(part in case["device"] for part in ("H100", "H200"))
         rate = {side: median(values) for side, values in case["tokens_per_s"].items()}
         share = {

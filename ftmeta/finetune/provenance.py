@@ -19,13 +19,22 @@ def library_versions() -> dict[str, str]:
 
 @functools.cache
 def device_name(device: torch.device) -> str:
-    """The GPU's name or the CPU's model name."""
+    """The GPU's name, or the CPU's with family and model: virtual machines are told `Intel(R) Xeon(R) Processor`,
+    whatever is in them."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    facts = _cpu_facts()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in facts and "model" in facts:
+        return f"{name}, family {facts['cpu family']} model {facts['model']}"
+    return name
+
+
+def _cpu_facts() -> dict[str, str]:
+    """What /proc/cpuinfo says of the first processor; nothing where there is none."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return {}
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
