@@ -1,7 +1,8 @@
 """What it costs to run one pipeline on every task: normalised regret at the end of training, from a whole sweep.
 
-In: a meta-dataset in which each pipeline has run on each task. Out: its `Scores`, and from them the pipeline that is
-best on each task, the best static pipeline, and what a choice loses.
+In: a meta-dataset in which each pipeline has run on each task (`final_scores`), or what can be compared of one that has
+gaps (`comparable_scores`). Out: its `Scores`, and from them the pipeline that is best on each task, the best static
+pipeline, and what a choice loses.
 
 A pipeline is chosen on validation scores, and what the choice is worth is measured on test scores:
 
@@ -9,7 +10,7 @@ A pipeline is chosen on validation scores, and what the choice is worth is measu
 
 with best and worst over all pipelines of the table. It can be negative, where the choice on validation was a bad one.
 
-Array legend: T tasks, P pipelines.
+Array legend: T tasks, P pipelines, D draws.
 """
 
 # ruff: noqa: N815 (array names carry their dimensions)
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ftmeta.errors import MetaDatasetError
+from ftmeta.metadataset.ends import distinct_pipelines, ends
 from ftmeta.schema import Pipeline
 
 if TYPE_CHECKING:
@@ -77,6 +79,30 @@ def final_scores(meta: MetaDataset) -> Scores:
     return Scores(tuple(tasks), tuple(pipeline for _, pipeline in pipelines), mean_TP2[..., 0], mean_TP2[..., 1])
 
 
+def comparable_scores(meta: MetaDataset, base_model: str) -> Scores:
+    """What can be compared with one base model of a meta-dataset that has gaps: maybe nothing (no task, no pipeline).
+
+    A cell without a run that ended well or diverged is unknown, and is never filled in: a pipeline counts only if it is
+    known on every task, or choices among different pipelines would be compared. Tasks on which fewer than half as many
+    pipelines are known as on another one are left out first, so that a task just begun does not empty the table.
+    """
+    known = ends(meta)
+    known = known[(known["base_model"] == base_model) & known["score"].notna() & known["test_score"].notna()]
+    cells = known.groupby(["task", "pipeline"])[["score", "test_score"]].mean()
+    validation, test = cells["score"].unstack(), cells["test_score"].unstack()
+    counts = validation.notna().sum(axis=1)
+    kept = counts.index[2 * counts >= counts.max()] if len(counts) else counts.index
+    whole = validation.loc[kept].notna().all(axis=0)
+    names = [str(name) for name in whole.index[whole]]
+    of_id = distinct_pipelines(meta)
+    return Scores(
+        tuple(str(task) for task in kept),
+        tuple(of_id[name] for name in names),
+        validation.loc[kept, names].to_numpy(dtype=float),
+        test.loc[kept, names].to_numpy(dtype=float),
+    )
+
+
 def chosen(scores: Scores) -> np.ndarray:
     """[T] the pipeline (its index) with the best validation score on each task."""
     return scores.validation_TP.argmax(axis=1)
@@ -100,6 +126,25 @@ def regret(scores: Scores, pipeline_T: np.ndarray | int) -> np.ndarray:
     rows = np.arange(len(scores.tasks))
     lost_T = scores.test_TP[rows, chosen(scores)] - scores.test_TP[rows, pipeline_T]
     return normalised(lost_T, scores.test_range)
+
+
+def luck_of_choice(scores: Scores, noise_T22: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """[T] how much of a regret is expected to be luck: the best of many runs is best partly for its seed, and the same
+    seed's luck shows in its test score.
+
+    A parametric bootstrap: the table is taken for the truth, noise between seeds is added to each cell (`noise_T22`:
+    covariance of validation and test score on each task) and the choice made again; the mean of what the chosen run's
+    test score gained from its noise, divided as regrets are. Where the table's own spread is largely noise this is too
+    little, because a table with noise in it is taken for one without.
+    """
+    rng = np.random.default_rng(seed)
+    draws = min(2000, 20 + 1_000_000 // len(scores.pipelines))  # the more pipelines, the less a mean of them needs
+    luck_T = np.zeros(len(scores.tasks))
+    for t, covariance_22 in enumerate(noise_T22):
+        noise_DP2 = rng.multivariate_normal(np.zeros(2), covariance_22, (draws, len(scores.pipelines)), method="eigh")
+        chosen_D = (scores.validation_TP[t] + noise_DP2[..., 0]).argmax(axis=1)
+        luck_T[t] = noise_DP2[np.arange(draws), chosen_D, 1].mean()
+    return normalised(luck_T, scores.test_range)
 
 
 def normalised(lost: np.ndarray, span: np.ndarray) -> np.ndarray:
