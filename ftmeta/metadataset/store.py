@@ -7,6 +7,7 @@ the order of rows, so a folder that is torn, mixed or edited is noticed when it 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -19,7 +20,8 @@ import ftmeta
 from ftmeta.errors import MetaDatasetError, SpaceError
 from ftmeta.files import atomic_path, canonical_json, write_json, write_text
 from ftmeta.hardware import HardwareProfile
-from ftmeta.schema import BaseModelInfo, Budget, ModelShape, Pipeline, RunResult
+from ftmeta.metadataset.scaling import Scale
+from ftmeta.schema import BaseModelInfo, Budget, ModelShape, Pipeline, RunResult, Value
 from ftmeta.space import Space, parse_space
 
 if TYPE_CHECKING:
@@ -71,17 +73,30 @@ class MetaDataset:
             if profile is not None
         }
 
+    @property
+    def scales(self) -> dict[str, Scale]:
+        """Task -> what its imported scores were in the given unit; empty where scores are as they were measured."""
+        imported = self.manifest.get("imported") or {}
+        return {task: Scale(**scale) for task, scale in (imported.get("scales") or {}).items()}
+
     def pipelines(self) -> dict[str, Pipeline]:
         """run_id -> pipeline, in the order of the runs. Raises MetaDatasetError where one does not fit the space."""
+        return dict(self._pipelines)
+
+    @functools.cached_property
+    def _pipelines(self) -> dict[str, Pipeline]:
         names = self.space.hyperparameters
         columns = [self.runs[f"p_{name}"].tolist() for name in names]
+        distinct: dict[tuple[tuple[str, Value], ...], Pipeline] = {}  # many runs share one
         found: dict[str, Pipeline] = {}
         for run_id, values in zip(self.runs["run_id"], zip(*columns, strict=True), strict=True):
-            active = {name: value for name, value in zip(names, values, strict=True) if not _missing(value)}
+            active = tuple((name, value) for name, value in zip(names, values, strict=True) if not _missing(value))
             try:
-                found[run_id] = self.space.validate(active)
+                if active not in distinct:
+                    distinct[active] = self.space.validate(dict(active))
             except SpaceError as error:
                 raise MetaDatasetError(f"run {run_id} in meta-dataset '{self.name}': {error}") from None
+            found[run_id] = distinct[active]
         return found
 
     def metafeatures(self) -> dict[tuple[str, str], dict[str, float]]:
@@ -133,6 +148,52 @@ def write(
     return _write_tables(Path(directory), tables, space, facts, name or Path(directory).resolve().name)
 
 
+def write_imported(
+    directory: Path | str,
+    runs: Sequence[Mapping[str, Any]],
+    curves: Sequence[Mapping[str, Any]],
+    *,
+    space: Space,
+    metafeatures: MetaFeatures,
+    base_models: Mapping[str, BaseModelInfo],
+    hardware: Mapping[str, HardwareProfile | None],
+    budget: Budget,
+    imported: Mapping[str, Any],
+    name: str | None = None,
+) -> dict[str, Any]:
+    """`write` for rows that admission.py has let in: columns that their source does not say are null, base models that
+    are not described have nothing but a name. `imported` (importing.py) is kept in the manifest and told in the card.
+    """
+    import pyarrow as pa
+
+    from ftmeta.metadataset.tables import curves_schema, runs_schema, tasks_table
+
+    tables = {
+        "runs": pa.Table.from_pylist(list(runs), schema=runs_schema(space)),
+        "curves": pa.Table.from_pylist(list(curves), schema=curves_schema()),
+        "tasks": tasks_table(metafeatures),
+    }
+    fingerprints = {str(row["base_model"]): row["base_model_fingerprint"] for row in runs}
+    facts = {
+        "budget": asdict(budget),
+        "base_models": {
+            model: {**_model_entry(base_models.get(model)), "fingerprint": fingerprints[model]}
+            for model in sorted(fingerprints)
+        },
+        "hardware": {device: None if found is None else asdict(found) for device, found in sorted(hardware.items())},
+        "imported": dict(imported),
+    }
+    return _write_tables(Path(directory), tables, space, facts, name or Path(directory).resolve().name)
+
+
+def is_imported(directory: Path | str) -> bool:
+    """Whether the folder holds an imported meta-dataset, whole or torn."""
+    try:
+        return "imported" in json.loads((Path(directory) / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def read(directory: Path | str) -> MetaDataset:
     """Raises MetaDatasetError for a folder that is missing, torn, edited, or of a newer format."""
     import pyarrow.parquet as pq
@@ -170,9 +231,10 @@ def read(directory: Path | str) -> MetaDataset:
 
 
 def describe(directory: Path | str) -> dict[str, Any]:
-    """What is in a meta-dataset, as `ftmeta metadata describe --json` prints it."""
+    """What is in a meta-dataset, as `ftmeta metadata describe --json` prints it; None: no table says so."""
     meta = read(directory)
     pipelines = {pipeline.id for pipeline in meta.pipelines().values()}
+    cost_known = meta.runs["cost_s"].notna().any()
     return {
         "name": meta.name,
         "runs": len(meta.runs),
@@ -182,10 +244,11 @@ def describe(directory: Path | str) -> dict[str, Any]:
         "fidelities": meta.budget.max_fidelity,
         "curve_rows": len(meta.curves),
         "statuses": meta.manifest["statuses"],
-        "cost_s": round(float(meta.runs["cost_s"].sum()), 3),
+        "cost_s": round(float(meta.runs["cost_s"].sum()), 3) if cost_known else None,
         "space": meta.manifest["space"],
         "budget": meta.manifest["budget"],
         "hardware": sorted({profile.name for profile in meta.hardware.values()}),
+        "imported": meta.manifest.get("imported"),
         "fingerprint": meta.fingerprint,
     }
 
@@ -208,6 +271,7 @@ def join(parts: Sequence[MetaDataset]) -> MetaDataset:
     models: dict[str, Any] = {}
     hardware: dict[str, Any] = {}
     for part in parts:
+        _require_same_scales(first, part)
         for what in ("space", "budget"):
             if part.manifest[what] != first.manifest[what]:
                 raise MetaDatasetError(
@@ -230,7 +294,28 @@ def join(parts: Sequence[MetaDataset]) -> MetaDataset:
         joined = _sorted_unique([getattr(part, table) for part in parts], key)
         tables[table] = pa.Table.from_pandas(joined, schema=_schema(table, first.space, joined), preserve_index=False)
     facts = {"budget": first.manifest["budget"], "base_models": models, "hardware": hardware}
+    imports = [part.manifest["imported"] for part in parts if part.manifest.get("imported")]
+    if imports:
+        scales = {task: asdict(scale) for part in parts for task, scale in part.scales.items()}
+        facts["imported"] = {
+            "source": "; ".join(dict.fromkeys(one["source"] for one in imports)),
+            "scales": scales or None,
+            "rejected": dict(sum((Counter(one["rejected"]) for one in imports), Counter())),
+            "notes": list(dict.fromkeys(note for one in imports for note in one["notes"])),
+        }
     return _dataset(tables, first.space, facts, name="+".join(dict.fromkeys(part.name for part in parts)))
+
+
+def _require_same_scales(one: MetaDataset, other: MetaDataset) -> None:
+    """Imported scores are comparable where they were put onto [0, 1] in the same way."""
+    for task in sorted(set(one.runs["task"]) & set(other.runs["task"])):
+        pair = [scales.get(task) for scales in (one.scales, other.scales)]
+        ends = [None if scale is None else (scale.low, scale.high) for scale in pair]
+        if ends[0] != ends[1]:
+            raise MetaDatasetError(
+                f"scores of task '{task}' are on another scale in meta-dataset '{other.name}' than in '{one.name}' "
+                f"({ends[1]} and {ends[0]}); import their tables together, as one"
+            )
 
 
 def _contents(part: MetaDataset) -> dict[tuple[str, ...], Any]:
@@ -238,7 +323,8 @@ def _contents(part: MetaDataset) -> dict[tuple[str, ...], Any]:
     contents: dict[tuple[str, ...], Any] = {
         ("base model", model): entry["fingerprint"] for model, entry in part.manifest["base_models"].items()
     }
-    columns = [part.runs[name] for name in ("task", "base_model", "task_fingerprint", "base_model_fingerprint")]
+    names = ("task", "base_model", "task_fingerprint", "base_model_fingerprint")
+    columns = [["" if _missing(cell) else cell for cell in part.runs[name]] for name in names]
     for task, model, *made_of in sorted(set(zip(*columns, strict=True))):
         contents.setdefault(("task", task, "with", model), []).append(made_of)
     return contents
@@ -318,7 +404,7 @@ def _dataset(tables: dict[str, pa.Table], space: Space, facts: dict[str, Any], n
         **facts,
         "rows": {table: tables[table].num_rows for table in TABLES},
         "statuses": dict(sorted(Counter(tables["runs"]["status"].to_pylist()).items())),
-        "code_versions": sorted(set(tables["runs"]["code_version"].to_pylist())),
+        "code_versions": sorted(set(tables["runs"]["code_version"].to_pylist()) - {None}),
         "ftmeta_version": ftmeta.__version__,
     }
     runs, curves, tasks = (tables[table].to_pandas() for table in TABLES)

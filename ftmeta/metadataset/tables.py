@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ftmeta.schema import RunResult
+from ftmeta.schema import CurvePoint, Pipeline, RunResult, RunRow
 from ftmeta.space import Categorical, Ordinal, Space
 
 _TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
@@ -112,3 +112,25 @@ def tasks_table(metafeatures: Mapping[tuple[str, str], Mapping[str, float]]) -> 
         for (task, base_model), features in sorted(metafeatures.items())
     ]
     return pa.Table.from_pylist(rows, schema=tasks_schema(names))
+
+
+def results_of(runs: pa.Table, curves: pa.Table, space: Space) -> list[RunResult]:
+    """The runs of two tables, by run_id: `runs_table` and `curves_table` backwards. What foreign tables do not say is
+    None, also where ftmeta's own runs always have a value."""
+    points: dict[str, list[CurvePoint]] = {}
+    for row in sorted(curves.to_pylist(), key=lambda row: row["fidelity"]):
+        points.setdefault(row["run_id"], []).append(
+            CurvePoint(**{name: row[name] for name in CURVE_COLUMNS if name != "run_id"})
+        )
+    results = []
+    for row in sorted(runs.to_pylist(), key=lambda row: row["run_id"]):
+        values = {name: row[f"p_{name}"] for name in space.hyperparameters if row[f"p_{name}"] is not None}
+        generation = {name: row[f"gen_{name}"] for name in ("exact_match", "f1", "rouge_l")}
+        run: dict[str, Any] = {name: row[name] for name in RUN_COLUMNS if not name.startswith("gen_")}
+        run |= {
+            "pipeline": Pipeline(space.name, values),
+            "libraries": json.loads(row["libraries"] or "{}"),
+            "generation": {name: value for name, value in generation.items() if value is not None} or None,
+        }
+        results.append(RunResult(RunRow(**run), tuple(points.get(row["run_id"], ()))))
+    return results
