@@ -413,7 +413,8 @@ class Finetuning:
             in_pieces=engine.in_pieces,
         )
         with adapters.disabled(self._adapted) if zero_shot else engine.merged(), self._precision():
-            nll = self._likelihood("test").nll
+            nll = None if zero_shot else self._test_nll()
+            nll = self._likelihood("test").nll if nll is None else nll
             made = engine.evaluate(answers)
         examples = self._tokenized.task.test
         generation = evaluate.text_metrics(made, [examples[index].completion for index in sample])
@@ -427,6 +428,10 @@ class Finetuning:
             **generation,
             "generated": len(sample),
         }
+
+    def _test_nll(self) -> float | None:
+        """Of the adapter as it is now, if the last point has measured it."""
+        return self.curve[-1].test_nll if self.curve and self.curve[-1].step == self.step else None
 
     def result(self) -> RunResult:
         """The run's row and curve, at any time; `generation` is set once `evaluate_test` was called."""
