@@ -2,18 +2,24 @@
 
     summary = collect(load_sweep("jobs/configs/collect-smoke.yaml"), Path("/shared/smoke"))
 
-In `out`: `ledger/` (a file a run, the truth), and the meta-dataset that is written from it at the end. Submitting the
-same sweep again goes on where it stopped.
+In `out`: `ledger/` (a file a run, the truth), `drivers/` (what `ftmeta collect --status` reads), and the meta-dataset
+that is written from the ledger at the end. Submitting the same sweep again goes on where it stopped. Submitting it
+while it runs shares the work: the second driver starts from the other end, and no driver makes a run that another has
+finished before its turn comes; where they meet, a few runs may be made twice, and the first row stays.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +27,12 @@ from ftmeta.costs import usd_of
 from ftmeta.errors import MetaDatasetError
 from ftmeta.hardware import profile_of
 from ftmeta.metadataset import Ledger, write
+from ftmeta.orchestrate.beacon import Beacon, heard
 from ftmeta.orchestrate.connection import connected
 from ftmeta.orchestrate.execution import FAILED, State, run_all, stopped_by_signals
 from ftmeta.orchestrate.progress import Totals
 from ftmeta.orchestrate.sweep import Plan, Sweep, load_sweep, make_plan
-from ftmeta.schema import RunResult
+from ftmeta.schema import RunResult, RunSpec
 from ftmeta.tracking import Sweep as TrackedSweep
 from ftmeta.tracking import Tracker, tracker
 
@@ -73,15 +80,19 @@ def collect(
     tracking = (tracked or Tracker(None, "")).sweep(
         sweep.name, sweep.fingerprint, _parameters(plan), definition=_definition(sweep)
     )
-    replaced = ledger.run_ids() & {spec.run_id for spec in pending}
+    there = ledger.run_ids()
+    replaced = there & {spec.run_id for spec in pending}
+    foreign = len(there) - len(found.keys() | replaced)
     state = State(ledger, tracking, Totals(len(pending), slots=1), again=frozenset(replaced))
     began = time.monotonic()
     try:
-        if pending:
-            cpus = None if sweep.slots is None else max(1, math.ceil(sweep.slots * sweep.cpus_per_run))
-            with connected(address, cpus), stopped_by_signals(state):
-                run_all(plan, pending, state)
-        results = _compact(plan, ledger, out, tracking)
+        with Beacon(out, _facts(plan, state, foreign)) as beacon:
+            if pending:
+                cpus = None if sweep.slots is None else max(1, math.ceil(sweep.slots * sweep.cpus_per_run))
+                with connected(address, cpus), stopped_by_signals(state):
+                    run_all(plan, _shared(pending, out), state)
+            results = _compact(plan, ledger, out, tracking, untracked=state.elsewhere)
+            beacon.ended = str(state.failure) if state.failure else "interrupted" if state.stop else "finished"
     except BaseException:
         tracking.close("error", {})
         raise
@@ -95,6 +106,45 @@ def collect(
     if state.failure is not None:
         raise state.failure
     return {**summary, "untracked": untracked}
+
+
+def _shared(pending: list[RunSpec], out: Path) -> list[RunSpec]:
+    """The order in which this driver takes the runs: as planned where it is alone, from the other end where one is at
+    work already, and from a place in between where several are."""
+    others = [driver for driver in heard(out) if driver.state == "running" and not driver.is_me]
+    if not others:
+        return pending
+    log.warning(
+        "%s works on this sweep already; the work is shared",
+        " and ".join(f"process {driver.pid} on {driver.host}" for driver in others),
+    )
+    first = len(pending) * len(others) // (len(others) + 1)
+    return pending[::-1] if len(others) == 1 else [*pending[first:], *pending[:first]]
+
+
+def _facts(plan: Plan, state: State, foreign: int) -> Callable[[], dict[str, Any]]:
+    """What `--status` shows of this driver. `foreign`: runs in the ledger that are no part of the sweep."""
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    tasks = Counter(spec.task for spec in plan.runs)
+
+    def facts() -> dict[str, Any]:
+        totals = state.totals
+        return {
+            "sweep": plan.sweep.name,
+            "began": began,
+            "planned": len(plan.runs),
+            "tasks": dict(tasks),
+            "foreign": foreign,
+            "slots": totals.slots,
+            "submitted": totals.planned,
+            "done": totals.done,
+            "elsewhere": len(state.elsewhere),
+            "wall_s": time.monotonic() - totals.began,
+            "busy_s": totals.busy_s,
+            "under_way": [asdict(run) for run in list(state.under_way.values())],
+        }
+
+    return facts
 
 
 # --- what there is already, and what comes of it ----------------------------------------------------------------------
@@ -111,14 +161,37 @@ def _whole(plan: Plan, ledger: Ledger, otherwise: str) -> Iterator[RunResult]:
                 log.warning("%s; %s", error, otherwise)
 
 
-def _compact(plan: Plan, ledger: Ledger, out: Path, tracking: TrackedSweep) -> list[RunResult]:
-    """Writes the meta-dataset of the planned runs that the ledger has, and returns them."""
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One driver at a time writes the tables: the last one to end has all rows, and no folder is a mixture."""
+    path = out / "drivers" / ".tables.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        with contextlib.suppress(
+            OSError
+        ):  # a shared disk without locks: tables that mix are noticed when they are read
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compact(
+    plan: Plan, ledger: Ledger, out: Path, tracking: TrackedSweep, untracked: Container[str] = ()
+) -> list[RunResult]:
+    """Writes the meta-dataset of the planned runs that the ledger has, and returns them. All but the `untracked` ones
+    go to MLflow, where most are known to be: what an earlier submission could not send is sent now."""
+    with _alone(out):
+        results = list(_whole(plan, ledger, "the tables are without it"))
+        for result in results:
+            if result.run.run_id not in untracked:
+                tracking.log(result)
+        _write_tables(plan, results, out)
+    return results
+
+
+def _write_tables(plan: Plan, results: Sequence[RunResult], out: Path) -> None:
     from ftmeta.metafeatures import metafeatures
     from ftmeta.models import fast_tokenizer
 
-    results = list(_whole(plan, ledger, "the tables are without it"))
-    for result in results:
-        tracking.log(result)  # those that an earlier submission could not send; the others are known to be there
     if results:
         tokenizer = fast_tokenizer(plan.base_model)
         write(
@@ -134,7 +207,6 @@ def _compact(plan: Plan, ledger: Ledger, out: Path, tracking: TrackedSweep) -> l
             budget=plan.budget,
             name=plan.sweep.name,
         )
-    return results
 
 
 def _zero_shot(task: str, results: Sequence[RunResult]) -> dict[str, float]:
@@ -161,6 +233,7 @@ def _summary(plan: Plan, results: list[RunResult], state: State, skipped: int, w
         "done": len(results) - failed,
         "failed": failed,
         "skipped": skipped,
+        "elsewhere": len(state.elsewhere),
         "wall_s": wall_s,
         "busy_s": state.totals.busy_s,
         "slot_efficiency": state.totals.busy_s / slot_s if slot_s else 0.0,

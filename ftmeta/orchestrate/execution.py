@@ -1,8 +1,10 @@
 """Runs on Ray Tune: one trial a run, on actors that are used again and again, each result kept as it comes.
 
 In: a plan and the runs of it that are to be made. Out: their rows, in the ledger and in MLflow, as they finish. A
-searcher hands out the next run when a slot is free. Tune keeps every trial of an experiment in memory and in its
-snapshots, so a long sweep is a row of experiments of RUNS_PER_EXPERIMENT runs each: the work per run does not grow.
+searcher hands out the next run when a slot is free, unless another driver of the same sweep has finished it meanwhile.
+Tune keeps every trial of an experiment in memory (34 KB) and in its snapshots, so a long sweep is a row of experiments
+of RUNS_PER_EXPERIMENT runs each: the work per run does not grow. Between two of them all slots wait for the slowest
+run, so there are few.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ from ftmeta.errors import ConfigError, FtmetaError
 from ftmeta.files import canonical_json
 from ftmeta.metadataset import Ledger
 from ftmeta.orchestrate.connection import on_signals
-from ftmeta.orchestrate.progress import Display, Totals
+from ftmeta.orchestrate.progress import Display, Totals, UnderWay
 from ftmeta.orchestrate.sweep import Plan, Sweep, spec_from_json, spec_to_json
 from ftmeta.orchestrate.workers import failed_result
 from ftmeta.schema import RunResult, RunSpec, Status
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from ray.tune import Callback, Stopper
     from ray.tune.search import Searcher
 
-RUNS_PER_EXPERIMENT = 1000
+RUNS_PER_EXPERIMENT = 5000
 _WAITING = {"cpu": 0.0, "memory": 1.0}  # of a slot whose run is elsewhere: a byte, because Tune refuses nothing at all
 FAILED: frozenset[Status] = frozenset({"error", "oom"})  # what --retry-failed runs again; diverging is a result
 
@@ -43,7 +45,7 @@ log = logging.getLogger("ftmeta.collect")
 
 @dataclass
 class State:
-    """What the driver keeps while Tune runs; it does not grow with the number of runs."""
+    """What the driver keeps while Tune runs; it does not grow with the number of runs that it makes."""
 
     ledger: Ledger
     tracking: TrackedSweep
@@ -54,17 +56,23 @@ class State:
     stop: bool = False
     deaths: int = 0  # runs in a row whose worker died
     failure: Exception | None = None
+    under_way: dict[str, UnderWay] = field(default_factory=dict)  # by run id
+    elsewhere: set[str] = field(default_factory=set)  # runs that another driver finished while this one was at work
 
     def take(self, result: RunResult) -> None:
         """Keeps a finished run. A failure to write it ends the sweep: rows come before everything else."""
+        totals, run = self.totals, result.run
+        self.under_way.pop(run.run_id, None)
         try:
-            self.ledger.put(result, replace=result.run.run_id in self.again)
+            first = self.ledger.put(result, replace=run.run_id in self.again)
         except OSError as error:
-            self.failure = FtmetaError(f"run {result.run.run_id} cannot be written to {self.ledger.directory}: {error}")
+            self.failure = FtmetaError(f"run {run.run_id} cannot be written to {self.ledger.directory}: {error}")
             self.stop = True
             return
-        self.tracking.log(result)
-        totals, run = self.totals, result.run
+        if first:
+            self.tracking.log(result)
+        else:
+            self.elsewhere.add(run.run_id)  # whoever wrote its row sends it to MLflow
         totals.done += 1
         totals.failed += run.status in FAILED
         totals.busy_s += run.wall_s
@@ -73,6 +81,14 @@ class State:
         if cost_usd is not None:
             totals.cost_usd = (totals.cost_usd or 0.0) + cost_usd
         self.show()
+
+    def wanted(self, spec: RunSpec) -> bool:
+        """Whether a run whose turn has come is to be made: nobody has finished it meanwhile."""
+        if spec.run_id in self.again or not self.ledger.has(spec.run_id):
+            return True
+        self.elsewhere.add(spec.run_id)
+        self.totals.planned -= 1
+        return False
 
     def died(self, spec: RunSpec, error: Exception | None) -> None:
         """A worker's process is gone; its run is a row too."""
@@ -100,10 +116,13 @@ def run_all(plan: Plan, pending: Sequence[RunSpec], state: State) -> None:
         tempfile.TemporaryDirectory(prefix="ftmeta-tune-") as scratch,
     ):
         totals = state.totals
-        state.show = lambda: display.update(totals.done, f"{totals.left()} · {totals.line()}")
+        state.show = lambda: display.update(
+            len(pending) - (totals.planned - totals.done), f"{totals.left()} · {totals.line()}"
+        )
         for first in range(0, len(pending), RUNS_PER_EXPERIMENT):
-            if not state.stop:
-                _run_experiment(plan, pending[first : first + RUNS_PER_EXPERIMENT], state, Path(scratch) / str(first))
+            specs = [spec for spec in pending[first : first + RUNS_PER_EXPERIMENT] if state.wanted(spec)]
+            if specs and not state.stop:
+                _run_experiment(plan, specs, state, Path(scratch) / str(first))
     state.tune_s = time.monotonic() - began
 
 
@@ -136,7 +155,7 @@ def _run_experiment(plan: Plan, specs: Sequence[RunSpec], state: State, scratch:
     tuner = tune.Tuner(
         tune.with_resources(slot, resources),
         tune_config=tune.TuneConfig(
-            search_alg=_searcher(specs),
+            search_alg=_searcher(specs, state),
             num_samples=len(specs),
             max_concurrent_trials=state.totals.slots,
             reuse_actors=True,
@@ -154,7 +173,7 @@ def _run_experiment(plan: Plan, specs: Sequence[RunSpec], state: State, scratch:
     tuner.fit()
 
 
-def _searcher(specs: Sequence[RunSpec]) -> Searcher:
+def _searcher(specs: Sequence[RunSpec], state: State) -> Searcher:
     from ray.tune.search import Searcher
 
     class Queue(Searcher):
@@ -162,7 +181,10 @@ def _searcher(specs: Sequence[RunSpec]) -> Searcher:
 
         def __init__(self) -> None:
             super().__init__()
-            self._left = iter(specs)
+            self._left = filter(state.wanted, specs)
+
+        def __reduce__(self) -> Any:
+            return Searcher, ()  # Tune pickles its parts to restore them, and here is nothing to restore
 
         def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
             return True
@@ -183,6 +205,10 @@ def _searcher(specs: Sequence[RunSpec]) -> Searcher:
     return Queue()
 
 
+def _spec_of(trial: Any) -> RunSpec:
+    return spec_from_json(json.loads(trial.config["spec"]))
+
+
 def _rows(state: State) -> Callback:
     from ray.tune import Callback
 
@@ -190,17 +216,23 @@ def _rows(state: State) -> Callback:
         """Takes finished runs out of Tune's results, so that Tune does not keep them."""
 
         def __reduce__(self) -> Any:
-            return Callback, ()  # Tune pickles its parts to restore them, and here is nothing to restore
+            return Callback, ()  # as above
+
+        def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+            spec = _spec_of(trial)
+            state.under_way[spec.run_id] = UnderWay(spec.run_id, spec.task, spec.pipeline.id, spec.seed)
 
         def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
             finished = result.pop("finished", None)
             if finished is not None:
                 state.deaths = 0
                 state.take(finished)
+            elif (run := state.under_way.get(result.get("run_id", ""))) is not None:
+                run.fidelity = result["fidelity"]
 
         def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
             if not state.stop and not trial.last_result.get("done"):
-                state.died(spec_from_json(json.loads(trial.config["spec"])), trial.get_pickled_error())
+                state.died(_spec_of(trial), trial.get_pickled_error())
 
     return Rows()
 

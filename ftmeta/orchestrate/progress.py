@@ -12,6 +12,18 @@ LINE_EVERY_S = 15.0
 
 
 @dataclass
+class UnderWay:
+    """A run in a slot."""
+
+    run_id: str
+    task: str
+    pipeline: str
+    seed: int
+    since: float = field(default_factory=time.time)  # seconds since the epoch, for readers elsewhere
+    fidelity: int | None = None  # the last one reported
+
+
+@dataclass
 class Totals:
     """What a sweep has done so far, this submission's part of it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,9 +14,12 @@ from ftmeta.orchestrate.sweep import spec_from_json
 from ftmeta.orchestrate.workers import Run, Worker, failed_result, now
 from ftmeta.schema import CurvePoint, RunResult, RunSpec, Task
 
+REPORT_EVERY_S = 0.5  # at most so often: a driver of many slots with quick runs would do nothing but listen
+
 
 class SweepSlot(Trainable):
-    """Reports `fidelity`, `score` and `cost_s` at each fidelity, and `finished` (a RunResult) with the last one."""
+    """Reports `fidelity`, `score` and `cost_s` at each fidelity that takes a moment, and `finished` (a RunResult) with
+    the last one."""
 
     _worker: Worker
     _spec: RunSpec
@@ -43,16 +47,20 @@ class SweepSlot(Trainable):
         self._started_at = now()
 
     def step(self) -> dict[str, Any]:
-        """Runs to the next fidelity. What goes wrong is a row with status `error`, so the worker stays in use."""
+        """Runs to the next fidelity that is worth a report. What goes wrong is a row with status `error`, so the worker
+        stays in use."""
+        began = time.monotonic()
         try:
             if self._run is None:
                 self._run = self._worker.begin(self._spec)
-            point = next(self._run, None)  # type: ignore[call-overload]
-            if point is not None:
-                self._curve.append(point)
-            if point is None or point.fidelity == self._spec.budget.max_fidelity:
-                return self._report(self._run.finish())
-            return self._report()
+            while True:
+                point = next(self._run, None)  # type: ignore[call-overload]
+                if point is not None:
+                    self._curve.append(point)
+                if point is None or point.fidelity == self._spec.budget.max_fidelity:
+                    return self._report(self._run.finish())
+                if time.monotonic() - began >= REPORT_EVERY_S:
+                    return self._report()
         except Exception as error:
             reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:500]
             self.cleanup()
@@ -61,6 +69,7 @@ class SweepSlot(Trainable):
     def _report(self, finished: RunResult | None = None) -> dict[str, Any]:
         last = self._curve[-1] if self._curve else None
         report = {
+            "run_id": self._spec.run_id,
             "fidelity": last.fidelity if last else 0,
             "score": last.score if last else None,
             "cost_s": last.cost_s if last else 0.0,
