@@ -1,0 +1,127 @@
+"""`ftmeta metadata to-mlflow`: sends the runs of a folder that MLflow lacks. Again changes nothing.
+
+    filled = fill(tracker(uri, "collect"), results, Parent("my-sweep"))
+
+MLflow may have been down while a sweep ran, or never have been told of it. A run is found by its tag `run_id`, under
+whatever parent; one that was begun and not finished is completed in place. So what is killed half-way is made whole by
+doing it again, and a sweep that still runs may be filled at the same time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ftmeta.errors import FtmetaError
+from ftmeta.schema import RunResult
+from ftmeta.tracking import store
+from ftmeta.tracking.store import Store, first_line, quoted, shown
+from ftmeta.tracking.sweeps import Tracker
+
+_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # between tries of a server that stops answering half-way
+_MADE_HERE = "to-mlflow"  # tag `made_by` of a parent run that no sweep has made
+log = logging.getLogger("ftmeta.tracking")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The sweep that the runs are of. `key` is its fingerprint; None: not known, the runs and the name tell."""
+
+    name: str
+    key: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    definition: str | None = None  # its YAML
+
+
+@dataclass(frozen=True)
+class Filled:
+    sent: int
+    already_there: int
+    failed: int  # not sent: refused by MLflow, or it stopped answering
+
+
+def fill(
+    owner: Tracker,
+    results: Sequence[RunResult],
+    parent: Parent,
+    *,
+    each: Callable[[], None] = lambda: None,
+    pauses_s: Sequence[float] = _PAUSES_S,
+) -> Filled:
+    """Sends what MLflow lacks of `results`; `each` is called after every run. Raises FtmetaError when MLflow does not
+    answer at all; one that stops answering later is waited for by `pauses_s`, and then the rest has failed."""
+    uri = owner.uri or ""
+    try:
+        opened = store.open_store(uri, owner.experiment, owner.usd)
+        opened.sent.update(store.runs_there(opened))
+        there = {result.run.run_id for result in results if opened.sent.get(result.run.run_id)}
+        missing = [result for result in results if result.run.run_id not in there]
+        found = _find_parent(opened, parent, results)
+        if found is None and missing:
+            found = store.begin_parent(
+                opened, parent.name, _key(parent), parent.params, parent.definition, made_by=_MADE_HERE
+            )
+    except Exception as error:
+        raise FtmetaError(
+            f"MLflow at {shown(uri)} does not answer as it should ({first_line(error)}); nothing was sent"
+        ) from None
+    opened.parent_id = None if found is None else found.info.run_id
+    for _ in there:
+        each()
+    sent, failed = 0, 0
+    for at, result in enumerate(missing):
+        outcome = _send(opened, result, pauses_s)
+        each()
+        if outcome is None:
+            failed += len(missing) - at
+            log.warning("MLflow at %s no longer answers; %d runs are left, do it again for them", shown(uri), failed)
+            return Filled(sent, len(there), failed)
+        sent, failed = sent + outcome, failed + (not outcome)
+    if found is not None and found.data.tags.get("made_by") == _MADE_HERE and found.info.status == "RUNNING":
+        totals = {"runs.done": float(len(results) - failed), "cost.device_seconds": _cost_s(results)}
+        store.end_parent(opened, "ok", totals)
+    return Filled(sent, len(there), failed)
+
+
+def _send(opened: Store, result: RunResult, pauses_s: Sequence[float]) -> bool | None:
+    """Whether MLflow took the run; None: it does not answer."""
+    for pause_s in (*pauses_s, None):
+        try:
+            store.send(opened, result, look=True)
+            return True
+        except Exception as error:
+            if store.refused_for_good(error):
+                log.warning("MLflow does not take run %s: %s", result.run.run_id, first_line(error))
+                return False
+            if pause_s is None:
+                log.warning("run %s could not be sent: %s", result.run.run_id, first_line(error))
+                return None
+            time.sleep(pause_s)
+    return None
+
+
+def _find_parent(opened: Store, parent: Parent, results: Sequence[RunResult]) -> Any | None:
+    """The parent run that there is: by the sweep's fingerprint, as the parent of runs that are there, or by name."""
+    if parent.key is not None:
+        return store.find_parent(opened, parent.key)
+    ours = {result.run.run_id for result in results}
+    if ours & opened.sent.keys():
+        runs = (run for run in store.search(opened, "tags.kind = 'run'") if run.data.tags.get("run_id") in ours)
+        parents = Counter(run.data.tags.get("mlflow.parentRunId") for run in runs)
+        for parent_id, _ in parents.most_common():
+            if parent_id is not None:
+                return opened.client.get_run(parent_id)
+    where = f"tags.kind = 'sweep' and attributes.run_name = {quoted(parent.name)}"
+    return next(store.search(opened, where), None)
+
+
+def _key(parent: Parent) -> str:
+    return parent.key or f"meta-dataset {parent.name}"
+
+
+def _cost_s(results: Sequence[RunResult]) -> float:
+    return sum(result.run.cost_s for result in results if result.run.cost_s is not None)

@@ -1,0 +1,245 @@
+"""One experiment of an MLflow server or database: how a run of ours is written there, and found again.
+
+In: a RunResult. Out: an MLflow run with the pipeline as parameters, what made it as tags, and one value of each metric
+per fidelity (the step). The same run gives the same rows, so sending one twice adds nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ftmeta.schema import CurvePoint, RunResult, Status
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+STATUS_IN_MLFLOW: dict[Status, str] = {
+    "ok": "FINISHED",
+    "stopped": "KILLED",
+    "diverged": "FAILED",
+    "oom": "FAILED",
+    "error": "FAILED",
+}
+CURVE_METRICS = {  # column of curves.parquet -> metric
+    "score": "score",
+    "val_nll": "val_nll",
+    "val_token_accuracy": "val_token_accuracy",
+    "test_score": "test_score",
+    "test_nll": "test_nll",
+    "train_loss": "train_loss",
+    "cost_s": "cost.device_seconds",
+    "cost_train_s": "cost.train_device_seconds",
+    "cost_eval_s": "cost.eval_device_seconds",
+    "wall_s": "wall_s",
+}
+RUN_TAGS = (  # columns of runs.parquet that are tags of the same name
+    *("run_id", "task", "base_model", "status", "error", "space", "device", "code_version", "task_fingerprint"),
+    *("base_model_fingerprint", "max_fidelity", "cost_s", "wall_s"),
+)
+GENERATION_METRICS = {f"gen_{name}": f"test_{name}" for name in ("exact_match", "f1", "rouge_l")}  # column -> metric
+_BATCH = 1000  # the most metrics that MLflow takes at once
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # whoever sends tries again itself
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for results
+}
+
+
+@dataclass
+class Store:
+    """An open connection, for one thread."""
+
+    client: MlflowClient
+    experiment_id: str
+    usd: Callable[[float, str], float | None]
+    parent_id: str | None = None
+    sent: dict[str, bool] = field(default_factory=dict)  # run id -> complete (False: begun by someone, or in doubt)
+
+
+def new_client(uri: str) -> MlflowClient:
+    """A client with short patience; nothing is asked of the server yet."""
+    from mlflow import MlflowClient
+
+    for setting, value in _SETTINGS.items():
+        os.environ.setdefault(setting, value)
+    return MlflowClient(tracking_uri=uri)
+
+
+def open_store(uri: str, experiment: str, usd: Callable[[float, str], float | None]) -> Store:
+    """Connects to the experiment, which is made where it is missing."""
+    from mlflow.exceptions import MlflowException
+
+    client = new_client(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        with contextlib.suppress(MlflowException):  # another sweep may have made it meanwhile
+            client.create_experiment(experiment, artifact_location=_artifacts_of(uri))
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise ConnectionError(f"experiment {experiment!r} could not be made")
+    return Store(client, found.experiment_id, usd)
+
+
+# --- the parent run of a sweep ----------------------------------------------------------------------------------------
+
+
+def find_parent(store: Store, key: str) -> Any | None:
+    """The parent run of the sweep whose fingerprint is `key`."""
+    return next(search(store, f"tags.kind = 'sweep' and tags.sweep = {quoted(key)}"), None)
+
+
+def begin_parent(
+    store: Store, name: str, key: str, params: Mapping[str, Any], definition: str | None, **tags: str
+) -> Any:
+    tags = {"kind": "sweep", "sweep": key, **tags}
+    parent = store.client.create_run(store.experiment_id, tags=tags, run_name=name)
+    store.client.log_batch(parent.info.run_id, params=_params(params))
+    if definition is not None:
+        store.client.log_text(parent.info.run_id, definition, "sweep.yaml")
+    return parent
+
+
+def end_parent(store: Store, status: Status, metrics: Mapping[str, float]) -> None:
+    from mlflow.entities import Metric
+
+    if store.parent_id is None:
+        return
+    now_ms = int(time.time() * 1000)
+    rows = [Metric(name, float(value), now_ms, 0) for name, value in metrics.items()]
+    store.client.log_batch(store.parent_id, metrics=rows)
+    store.client.set_terminated(store.parent_id, status=STATUS_IN_MLFLOW[status])
+
+
+# --- the runs ---------------------------------------------------------------------------------------------------------
+
+
+def runs_there(store: Store) -> dict[str, bool]:
+    """Run id -> whether it is complete, of all finetuning runs in the experiment, under whatever parent."""
+    there: dict[str, bool] = {}
+    for run in search(store, "tags.kind = 'run'"):
+        run_id = run.data.tags.get("run_id", "")
+        there[run_id] = there.get(run_id, False) or run.info.status != "RUNNING"
+    return there
+
+
+def find_run(store: Store, run_id: str) -> Any | None:
+    return next(search(store, f"tags.run_id = {quoted(run_id)}"), None)
+
+
+def send(store: Store, result: RunResult, *, look: bool = False) -> None:
+    """Writes a run, or completes it where it was begun. `look`: someone may have begun it since `sent` was made."""
+    run = result.run
+    if store.sent.get(run.run_id):
+        return
+    begun = find_run(store, run.run_id) if look or store.parent_id is None or run.run_id in store.sent else None
+    if begun is None:
+        begun = store.client.create_run(
+            store.experiment_id,
+            start_time=None if run.started_at is None else _milliseconds(run.started_at),
+            tags=_tags(result, store.parent_id),
+            run_name=f"{run.task} {run.pipeline.id}" + ("" if run.seed is None else f" seed {run.seed}"),
+        )
+    mlflow_id, started_ms = begun.info.run_id, begun.info.start_time
+    params = _params({**run.pipeline.values, "base_model": run.base_model, "seed": run.seed})
+    metrics = _metrics(result, started_ms, store.usd)
+    store.client.log_batch(mlflow_id, metrics=metrics[:_BATCH], params=params)
+    for first in range(_BATCH, len(metrics), _BATCH):
+        store.client.log_batch(mlflow_id, metrics=metrics[first : first + _BATCH])
+    ended_ms = started_ms + int((run.wall_s or 0.0) * 1000)
+    store.client.set_terminated(mlflow_id, status=STATUS_IN_MLFLOW[run.status], end_time=ended_ms)
+    store.sent[run.run_id] = True
+
+
+def _metrics(result: RunResult, started_ms: int, usd: Callable[[float, str], float | None]) -> list[Any]:
+    from mlflow.entities import Metric
+
+    def at(point: CurvePoint, values: Mapping[str, float | None]) -> Iterator[Metric]:
+        when_ms = started_ms + int((point.wall_s or 0.0) * 1000)
+        for name, value in values.items():
+            if value is not None:
+                yield Metric(name, float(value), when_ms, point.fidelity)
+
+    run = result.run
+    rows: list[Any] = []
+    for point in result.curve:
+        priced = point.cost_s is not None and run.device is not None
+        values = {metric: getattr(point, column) for column, metric in CURVE_METRICS.items()}
+        rows += at(point, {**values, "cost.usd": usd(point.cost_s, run.device) if priced else None})
+    if result.curve:
+        generation = {f"test_{name}": value for name, value in (run.generation or {}).items()}
+        rows += at(result.curve[-1], {"peak_memory_gb": run.peak_memory_gb, **generation})
+    return rows
+
+
+def _tags(result: RunResult, parent_id: str | None) -> dict[str, str]:
+    run = result.run
+    known = {name: getattr(run, name) for name in RUN_TAGS}
+    return {
+        **({} if parent_id is None else {"mlflow.parentRunId": parent_id}),
+        "kind": "run",
+        "pipeline": run.pipeline.id,
+        "libraries": json.dumps(dict(run.libraries), sort_keys=True)[:5000],
+        **{name: str(value)[:5000] for name, value in known.items() if value is not None},
+    }
+
+
+def _params(values: Mapping[str, Any]) -> list[Any]:
+    """Unknown ones (of imported runs) are left out."""
+    from mlflow.entities import Param
+
+    return [Param(name, str(value)[:6000]) for name, value in values.items() if value is not None]
+
+
+def _milliseconds(started_at: str) -> int:
+    when = datetime.fromisoformat(started_at)
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+# --- MLflow's ways ----------------------------------------------------------------------------------------------------
+
+
+def search(store: Store, where: str) -> Iterator[Any]:
+    """All runs of the experiment that fit, page by page, as an iterator."""
+    page = store.client.search_runs([store.experiment_id], where, max_results=1000)
+    while True:
+        yield from page
+        if not page.token:
+            return
+        page = store.client.search_runs([store.experiment_id], where, max_results=1000, page_token=page.token)
+
+
+def quoted(text: str) -> str:
+    """As MLflow's filters take it. Foreign run ids may hold any character but, there, both kinds of quotes."""
+    return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+def refused_for_good(error: Exception) -> bool:
+    """True where sending the same again would be refused again."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.error_code in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def shown(uri: str) -> str:
+    """The address without the password that may stand in it."""
+    parts = urlsplit(uri)
+    return uri if "@" not in parts.netloc else uri.replace(parts.netloc, parts.netloc.rpartition("@")[2])
+
+
+def _artifacts_of(uri: str) -> str | None:
+    """Artifacts of a database file lie beside it (MLflow would put them into the working directory); None: as is."""
+    file = uri.removeprefix("sqlite:///")
+    return None if file == uri else str(Path(file).absolute().parent / "artifacts")
