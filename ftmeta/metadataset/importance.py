@@ -99,7 +99,7 @@ def forest_importance(
 
 def _exchanged(pipelines: Sequence[Pipeline], space: Space, rng: np.random.Generator) -> np.ndarray:
     """[D, R, N, F]: all pipelines with hyperparameter d taken from another pipeline in which it is active."""
-    default = space.default().values
+    default = {name: domain.default for name, domain in space.domains.items()}  # also of what is inactive by default
     encoded = []
     for name in space.hyperparameters:
         active = [n for n, pipeline in enumerate(pipelines) if name in pipeline.values]

@@ -3,7 +3,8 @@
 --out ftmeta/data/meta/phi3-micro`.
 
 In: the folder of a sweep (or an import), and what to say about it. Out: a new folder with the tables, compressed
-harder, `about.yaml` and the card; nothing else of the sweep. What is written is read again and has the same fingerprint.
+harder, `about.yaml` and the card; nothing else of the sweep. What is written is read again and has the same
+fingerprint.
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ from ftmeta.metadataset.static import (
     best_static_of_others,
     between_seeds,
     chosen,
+    comparable_scores,
     final_scores,
+    luck_of_choice,
     rank_correlation,
     regret,
 )
@@ -136,3 +138,61 @@ def test_base_models_are_not_mixed(tmp_path: Path) -> None:
     )
     with pytest.raises(MetaDatasetError, match="runs of micro, other"):
         final_scores(read(tmp_path))
+
+
+def test_what_can_be_compared_of_a_sweep_with_gaps(tmp_path: Path) -> None:
+    results = sweep(2, 6)
+    whole = comparable_scores(_meta(tmp_path / "whole", results), BASE_MODEL.name)
+    assert whole.tasks == ("task0", "task1")
+    np.testing.assert_array_equal(whole.test_TP, final_scores(_meta(tmp_path / "again", results)).test_TP)
+    failed = RunResult(replace(results[0].run, status="oom"), ())
+    scores = comparable_scores(_meta(tmp_path / "gaps", [failed, *results[1:7], *results[8:]]), BASE_MODEL.name)
+    missing = [results[0].run.pipeline, results[7].run.pipeline]  # one failed on task0, one never ran on task1
+    assert scores.pipelines == tuple(pipeline for pipeline in whole.pipelines if pipeline not in missing)
+    kept = [p for p, pipeline in enumerate(whole.pipelines) if pipeline not in missing]
+    np.testing.assert_array_equal(scores.validation_TP, whole.validation_TP[:, kept])
+
+
+def test_a_task_just_begun_does_not_empty_the_comparison(tmp_path: Path) -> None:
+    results = sweep(2, 6)
+    scores = comparable_scores(_meta(tmp_path, results[:8]), BASE_MODEL.name)  # two runs on task1
+    assert scores.tasks == ("task0",)
+    assert len(scores.pipelines) == 6
+    nothing = [RunResult(replace(one.run, status="error"), ()) for one in results]
+    scores = comparable_scores(_meta(tmp_path / "nothing", nothing), BASE_MODEL.name)
+    assert (scores.tasks, scores.pipelines) == ((), ())
+
+
+def test_a_run_without_test_score_is_not_worth_zero(tmp_path: Path) -> None:
+    results = sweep(2, 4)
+    last = replace(results[0].curve[-1], test_score=None)
+    results[0] = RunResult(replace(results[0].run, status="ok"), (*results[0].curve[:-1], last))
+    scores = comparable_scores(_meta(tmp_path, results), BASE_MODEL.name)
+    assert results[0].run.pipeline not in scores.pipelines
+    assert len(scores.pipelines) == 3
+
+
+def test_luck_grows_with_noise_and_with_the_number_of_equally_good_pipelines() -> None:
+    noise_T22 = np.full((1, 2, 2), 0.01**2)  # validation and test share all of it
+
+    def luck(scores_P: list[float], scale: float = 1.0) -> float:
+        scores = Scores(
+            ("a",),
+            tuple(Pipeline("x", {"n": n}) for n in range(len(scores_P))),
+            np.array([scores_P]),
+            np.array([scores_P]),
+        )
+        return float(luck_of_choice(scores, scale * noise_T22)[0])
+
+    assert luck([0.0, 1.0], 0.0) == 0
+    assert luck([0.0, 1.0]) == pytest.approx(0, abs=1e-3)  # one is so much better that it is chosen in any case
+    # the expected largest of n standard normal numbers: 0.564 of 2, 1.539 of 10
+    assert luck([0.0, 1.0, 1.0]) == pytest.approx(0.00564, abs=5e-4)
+    assert luck([0.0, *[1.0] * 10]) == pytest.approx(0.01539, abs=5e-4)
+    assert luck([0.0, *[1.0] * 10], 4.0) == pytest.approx(0.03078, abs=1e-3)
+
+
+def test_luck_that_is_not_shared_with_the_test_split_is_none() -> None:
+    apart = np.array([[[0.01**2, 0.0], [0.0, 0.01**2]]])
+    flat = Scores(("a",), BY_HAND.pipelines, np.array([[0.5, 0.5, 0.0]]), np.array([[0.5, 0.5, 0.0]]))
+    assert luck_of_choice(flat, apart)[0] == pytest.approx(0, abs=1e-3)
