@@ -33,7 +33,7 @@ class Parent:
 
     name: str
     key: str | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)  # what will be the same next time: no counts of runs
     definition: str | None = None  # its YAML
 
 
@@ -62,9 +62,10 @@ def fill(
         missing = [result for result in results if result.run.run_id not in there]
         found = _find_parent(opened, parent, results)
         if found is None and missing:
-            found = store.begin_parent(
-                opened, parent.name, _key(parent), parent.params, parent.definition, made_by=_MADE_HERE
-            )
+            key = parent.key or f"meta-dataset {parent.name}"
+            found = store.begin_parent(opened, parent.name, key, {}, None, made_by=_MADE_HERE)
+        if _is_begun_here(found):  # now, or by one that was killed before it came this far
+            store.describe_parent(opened, found, parent.params, parent.definition)
     except Exception as error:
         raise FtmetaError(
             f"MLflow at {shown(uri)} does not answer as it should ({first_line(error)}); nothing was sent"
@@ -81,9 +82,8 @@ def fill(
             log.warning("MLflow at %s no longer answers; %d runs are left, do it again for them", shown(uri), failed)
             return Filled(sent, len(there), failed)
         sent, failed = sent + outcome, failed + (not outcome)
-    if found is not None and found.data.tags.get("made_by") == _MADE_HERE and found.info.status == "RUNNING":
-        totals = {"runs.done": float(len(results) - failed), "cost.device_seconds": _cost_s(results)}
-        store.end_parent(opened, "ok", totals)
+    if _is_begun_here(found):
+        store.end_parent(opened, "ok", _totals(results))
     return Filled(sent, len(there), failed)
 
 
@@ -119,9 +119,12 @@ def _find_parent(opened: Store, parent: Parent, results: Sequence[RunResult]) ->
     return next(store.search(opened, where), None)
 
 
-def _key(parent: Parent) -> str:
-    return parent.key or f"meta-dataset {parent.name}"
+def _is_begun_here(parent: Any | None) -> bool:
+    return parent is not None and parent.data.tags.get("made_by") == _MADE_HERE and parent.info.status == "RUNNING"
 
 
-def _cost_s(results: Sequence[RunResult]) -> float:
-    return sum(result.run.cost_s for result in results if result.run.cost_s is not None)
+def _totals(results: Sequence[RunResult]) -> dict[str, float]:
+    """The totals that a sweep ends its parent run with, as far as runs tell them."""
+    failed = sum(result.run.status in ("oom", "error") for result in results)
+    cost_s = sum(result.run.cost_s for result in results if result.run.cost_s is not None)
+    return {"runs.done": float(len(results) - failed), "runs.failed": float(failed), "cost.device_seconds": cost_s}

@@ -43,7 +43,7 @@ CURVE_METRICS = {  # column of curves.parquet -> metric
 }
 RUN_TAGS = (  # columns of runs.parquet that are tags of the same name
     *("run_id", "task", "base_model", "status", "error", "space", "device", "code_version", "task_fingerprint"),
-    *("base_model_fingerprint", "max_fidelity", "cost_s", "wall_s"),
+    *("base_model_fingerprint", "started_at", "max_fidelity", "cost_s", "wall_s"),
 )
 GENERATION_METRICS = {f"gen_{name}": f"test_{name}" for name in ("exact_match", "f1", "rouge_l")}  # column -> metric
 _BATCH = 1000  # the most metrics that MLflow takes at once
@@ -63,6 +63,7 @@ class Store:
     usd: Callable[[float, str], float | None]
     parent_id: str | None = None
     sent: dict[str, bool] = field(default_factory=dict)  # run id -> complete (False: begun by someone, or in doubt)
+    is_remote: bool = True  # False: a database that this process reads itself
 
 
 def new_client(uri: str) -> MlflowClient:
@@ -86,7 +87,7 @@ def open_store(uri: str, experiment: str, usd: Callable[[float, str], float | No
         found = client.get_experiment_by_name(experiment)
         if found is None:
             raise ConnectionError(f"experiment {experiment!r} could not be made")
-    return Store(client, found.experiment_id, usd)
+    return Store(client, found.experiment_id, usd, is_remote=is_remote(uri))
 
 
 # --- the parent run of a sweep ----------------------------------------------------------------------------------------
@@ -102,10 +103,15 @@ def begin_parent(
 ) -> Any:
     tags = {"kind": "sweep", "sweep": key, **tags}
     parent = store.client.create_run(store.experiment_id, tags=tags, run_name=name)
+    describe_parent(store, parent, params, definition)
+    return parent
+
+
+def describe_parent(store: Store, parent: Any, params: Mapping[str, Any], definition: str | None) -> None:
+    """Again is fine, with the same parameters: MLflow takes no other value for one that is there."""
     store.client.log_batch(parent.info.run_id, params=_params(params))
     if definition is not None:
         store.client.log_text(parent.info.run_id, definition, "sweep.yaml")
-    return parent
 
 
 def end_parent(store: Store, status: Status, metrics: Mapping[str, float]) -> None:
@@ -237,6 +243,10 @@ def shown(uri: str) -> str:
     """The address without the password that may stand in it."""
     parts = urlsplit(uri)
     return uri if "@" not in parts.netloc else uri.replace(parts.netloc, parts.netloc.rpartition("@")[2])
+
+
+def is_remote(uri: str) -> bool:
+    return urlsplit(uri).scheme in ("http", "https")
 
 
 def _artifacts_of(uri: str) -> str | None:
