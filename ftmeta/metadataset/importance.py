@@ -1,10 +1,11 @@
 """Which hyperparameters the score depends on: a random forest's loss of accuracy when one of them is exchanged.
 
 In: a meta-dataset. Out: an `Importance` a task and base model, and their mean. On held-out runs, the values of one
-hyperparameter are exchanged between pipelines (what that makes inactive is dropped, what it makes active gets its
-default); the squared error that this adds, over twice the variance of the score, estimates the hyperparameter's total
-Sobol index: the share of the variance that is gone when it is fixed, interactions included (Homma & Saltelli 1996;
-Jansen 1999; permutation importance is Breiman's, 2001). Shares of interacting hyperparameters add up to more than 1.
+hyperparameter are exchanged between pipelines (what that makes inactive is dropped, what it makes active gets the value
+of a pipeline in which it is active); the squared error that this adds, over twice the variance of the score, estimates
+the hyperparameter's total Sobol index: the share of the variance that is gone when it is fixed, interactions included
+(Homma & Saltelli 1996; Jansen 1999; permutation importance is Breiman's, 2001). Shares of interacting hyperparameters
+add up to more than 1.
 
 The forest is judged by its R2 on held-out runs: what it has not understood it gives to no hyperparameter, and where R2
 is near 0 its shares mean nothing. The trap: hyperparameters that were not varied independently of each other (pipelines
@@ -99,14 +100,19 @@ def forest_importance(
 
 def _exchanged(pipelines: Sequence[Pipeline], space: Space, rng: np.random.Generator) -> np.ndarray:
     """[D, R, N, F]: all pipelines with hyperparameter d taken from another pipeline in which it is active."""
-    default = {name: domain.default for name, domain in space.domains.items()}  # also of what is inactive by default
+    given = {
+        name: [pipeline.values[name] for pipeline in pipelines if name in pipeline.values] or [domain.default]
+        for name, domain in space.domains.items()
+    }
     encoded = []
     for name in space.hyperparameters:
         active = [n for n, pipeline in enumerate(pipelines) if name in pipeline.values]
         for _ in range(_EXCHANGES):
             changed = list(pipelines)
             for n, donor in zip(active, rng.permutation(active), strict=True):
-                values = {**default, **pipelines[n].values, name: pipelines[donor].values[name]}
+                # A default instead would stand out: inactive values are encoded as it, and trees split them off by it.
+                drawn = {other: values[rng.integers(len(values))] for other, values in given.items()}
+                values = {**drawn, **pipelines[n].values, name: pipelines[donor].values[name]}
                 kept = {key: value for key, value in values.items() if space.is_active(key, values)}
                 changed[n] = Pipeline(space.name, kept)
             encoded.append(space.encode(changed)[0])

@@ -62,11 +62,11 @@ def test_shares_of_an_additive_score_are_its_variances() -> None:
 def test_a_conditional_hyperparameter_counts_where_it_is_active() -> None:
     r2, share = forest_importance(PIPELINES, _scores(knob=1.0), SPACE)
     # score = m * k, m in {0, 1} and k uniform: variance 1/6 - 1/16, of which E[Var[score | all but k]] = 1/24 is k's,
-    # and exchanging m alone gives what is made active its default: (E[k^2] + 0.5^2) / 8 by the rule of the module
+    # and exchanging m takes k away or brings one in: (E[k^2] + E[k^2]) / 8
     variance = 1 / 6 - 1 / 16
     assert r2 > 0.9
     assert share["knob"] == pytest.approx(1 / 24 / variance, abs=0.08)
-    assert share["method"] == pytest.approx((1 / 3 + 1 / 4) / 8 / variance, abs=0.1)
+    assert share["method"] == pytest.approx((1 / 3 + 1 / 3) / 8 / variance, abs=0.1)
     assert abs(share["rate"]) < 0.02
 
 
