@@ -1,4 +1,4 @@
-"""`ftmeta collect`, `metatrain` and `metadata`: from sweeps to a meta-dataset to a selector."""
+"""`ftmeta collect` and `metatrain`: from sweeps to a meta-dataset to a selector."""
 
 from __future__ import annotations
 
@@ -21,10 +21,6 @@ def register(app: typer.Typer) -> None:
         "from another shell: `ftmeta collect --status /shared/smoke`"
     )(collect)
     app.command(epilog="Example: `ftmeta metatrain --metadata /shared/smoke --out my-selector`")(metatrain)
-    app.add_typer(metadata, name="metadata", help="Meta-datasets: what is in one.", no_args_is_help=True)
-
-
-metadata = typer.Typer()
 
 
 @command
@@ -154,27 +150,5 @@ def metatrain(
             listed.add_row(text, number(quality[key]))
         console.print(listed)
         console.print(f"selector: {out}", soft_wrap=True)
-
-    return Reply(document, show)
-
-
-@metadata.command("describe", epilog="Example: `ftmeta metadata describe /shared/smoke --json`")
-@command
-def metadata_describe(
-    folder: Annotated[Path, typer.Argument(help="The folder of a meta-dataset.")],
-    json: JsonOption = False,
-) -> Reply:
-    """What is in a meta-dataset."""
-    from ftmeta.metadataset import describe
-
-    document = describe(folder)
-
-    def show(console: Console) -> None:
-        listed = table("meta-dataset", str(folder))
-        for key, value in document.items():
-            parts = [f"{name} {count}" for name, count in value.items()] if isinstance(value, dict) else value
-            text = ", ".join(map(str, parts)) if isinstance(parts, list) else str(parts)
-            listed.add_row(key, duration(value) if key == "cost_s" else text)
-        console.print(listed)
 
     return Reply(document, show)
