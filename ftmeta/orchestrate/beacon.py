@@ -40,6 +40,7 @@ class Driver:
 
     host: str
     pid: int
+    started: float  # seconds since the epoch, by its own clock
     state: DriverState
     seen_s_ago: float
     said: dict[str, Any]  # what the function gave
@@ -49,8 +50,8 @@ class Driver:
 class Beacon:
     """`with Beacon(out, facts) as beacon: ...; beacon.ended = "finished"`. Trouble with the file ends no sweep."""
 
-    def __init__(self, out: Path, facts: Callable[[], dict[str, Any]]) -> None:
-        self._facts = facts
+    def __init__(self, out: Path, facts: Callable[[], dict[str, Any]], every_s: float = WRITTEN_EVERY_S) -> None:
+        self._facts, self._every_s = facts, every_s
         self._path = out / "drivers" / f"{socket.gethostname()}-{os.getpid()}.json"
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._tell, name="ftmeta-beacon", daemon=True)
@@ -75,7 +76,7 @@ class Beacon:
         self._write()
 
     def _tell(self) -> None:
-        while not self._over.wait(WRITTEN_EVERY_S):
+        while not self._over.wait(self._every_s):
             self._write()
 
     def _write(self) -> None:
@@ -101,6 +102,13 @@ def heard(out: Path) -> list[Driver]:
     """All drivers that have left their word in the folder, the one that spoke last first."""
     known = [driver for _, driver in _drivers(out / "drivers") if driver is not None]
     return sorted(known, key=lambda driver: driver.seen_s_ago)
+
+
+def earlier(out: Path) -> list[Driver]:
+    """The running drivers that began before this process, so that of any two one knows itself to be the second."""
+    mine = (_started(os.getpid()) or 0.0, socket.gethostname(), os.getpid())
+    running = [driver for driver in heard(out) if driver.state == "running" and not driver.is_me]
+    return [driver for driver in running if (driver.started, driver.host, driver.pid) < mine]
 
 
 def _drivers(folder: Path) -> Iterator[tuple[Path, Driver | None]]:
@@ -131,7 +139,9 @@ def _driver(document: dict[str, Any]) -> Driver:
     else:
         state = "running" if recent else "silent"
     said = {**document["said"], "ended": document["ended"]}
-    return Driver(host, pid, state, seen_s_ago, said, is_me=here and pid == os.getpid())
+    return Driver(
+        host, pid, float(document["process_started"]), state, seen_s_ago, said, is_me=here and pid == os.getpid()
+    )
 
 
 def _started(pid: int) -> float | None:

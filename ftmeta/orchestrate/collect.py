@@ -27,7 +27,7 @@ from ftmeta.costs import usd_of
 from ftmeta.errors import MetaDatasetError
 from ftmeta.hardware import profile_of
 from ftmeta.metadataset import Ledger, write
-from ftmeta.orchestrate.beacon import Beacon, heard
+from ftmeta.orchestrate.beacon import Beacon, earlier
 from ftmeta.orchestrate.connection import connected
 from ftmeta.orchestrate.execution import FAILED, State, run_all, stopped_by_signals
 from ftmeta.orchestrate.progress import Totals
@@ -74,13 +74,13 @@ def collect(
     """
     plan = make_plan(sweep)
     ledger = Ledger(out / "ledger")
-    found = {result.run.run_id: result.run.status for result in _whole(plan, ledger, "it is run again now")}
+    there = ledger.run_ids()  # once: what another driver finishes from here on is its own
+    found = {result.run.run_id: result.run.status for result in _whole(plan, ledger, there, "it is run again now")}
     again = FAILED if retry_failed else frozenset()
     pending = [spec for spec in plan.runs if spec.run_id not in found or found[spec.run_id] in again]
     tracking = (tracked or Tracker(None, "")).sweep(
         sweep.name, sweep.fingerprint, _parameters(plan), definition=_definition(sweep)
     )
-    there = ledger.run_ids()
     replaced = there & {spec.run_id for spec in pending}
     foreign = len(there) - len(found.keys() | replaced)
     state = State(ledger, tracking, Totals(len(pending), slots=1), again=frozenset(replaced))
@@ -109,9 +109,9 @@ def collect(
 
 
 def _shared(pending: list[RunSpec], out: Path) -> list[RunSpec]:
-    """The order in which this driver takes the runs: as planned where it is alone, from the other end where one is at
-    work already, and from a place in between where several are."""
-    others = [driver for driver in heard(out) if driver.state == "running" and not driver.is_me]
+    """The order in which this driver takes the runs: as planned where it is the first, from the other end where one is
+    at work already, and from a place in between where several are."""
+    others = earlier(out)
     if not others:
         return pending
     log.warning(
@@ -150,9 +150,8 @@ def _facts(plan: Plan, state: State, foreign: int) -> Callable[[], dict[str, Any
 # --- what there is already, and what comes of it ----------------------------------------------------------------------
 
 
-def _whole(plan: Plan, ledger: Ledger, otherwise: str) -> Iterator[RunResult]:
-    """The planned runs that the ledger has. A torn file counts as none, with a warning of what happens `otherwise`."""
-    there = ledger.run_ids()
+def _whole(plan: Plan, ledger: Ledger, there: Container[str], otherwise: str) -> Iterator[RunResult]:
+    """Those planned runs that are there. A torn file counts as none, with a warning of what happens `otherwise`."""
     for spec in plan.runs:
         if spec.run_id in there:
             try:
@@ -180,7 +179,7 @@ def _compact(
     """Writes the meta-dataset of the planned runs that the ledger has, and returns them. All but the `untracked` ones
     go to MLflow, where most are known to be: what an earlier submission could not send is sent now."""
     with _alone(out):
-        results = list(_whole(plan, ledger, "the tables are without it"))
+        results = list(_whole(plan, ledger, ledger.run_ids(), "the tables are without it"))
         for result in results:
             if result.run.run_id not in untracked:
                 tracking.log(result)

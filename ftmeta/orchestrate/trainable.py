@@ -30,10 +30,12 @@ class SweepSlot(Trainable):
         config: dict[str, Any],
         tasks: Mapping[str, Task] | None = None,
         make_worker: Callable[[Mapping[str, Task]], Worker] | None = None,
+        report_every_s: float = REPORT_EVERY_S,
     ) -> None:
         logging.getLogger("httpx").setLevel(logging.WARNING)
         assert make_worker is not None, "Tune passes it"
         self._worker = make_worker(tasks or {})
+        self._report_every_s = report_every_s
         self._prepare(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -59,7 +61,7 @@ class SweepSlot(Trainable):
                     self._curve.append(point)
                 if point is None or point.fidelity == self._spec.budget.max_fidelity:
                     return self._report(self._run.finish())
-                if time.monotonic() - began >= REPORT_EVERY_S:
+                if time.monotonic() - began >= self._report_every_s:
                     return self._report()
         except Exception as error:
             reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:500]

@@ -8,6 +8,7 @@ import pytest
 
 from ftmeta.errors import MetaDatasetError
 from ftmeta.metadataset import Ledger
+from ftmeta.metadataset.ledger import Brief, Problem
 from ftmeta.schema import CurvePoint, Pipeline, RunResult, RunRow
 
 POINT = CurvePoint(1, 10, 160, 3200, 0.4, 1.2, 0.5, 0.39, 1.25, 1.3, 0.8, 0.2, 1.0, 1.1)
@@ -97,6 +98,24 @@ def test_torn_and_foreign_files_are_reported(tmp_path: Path) -> None:
         ledger.get("abcd")
     with pytest.raises(MetaDatasetError, match="is no run id"):
         ledger.has("../../etc/passwd")
+
+
+def test_runs_in_brief(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    assert list(ledger.briefs()) == []
+    ledger.put(RESULT)
+    for name, content in (("1122", '{"format": 1, "run": {'), ("1133", "[]"), ("1144", '{"format": 99}')):
+        path = tmp_path / "11" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    (tmp_path / "11" / ".1155.json.abc").mkdir()
+    (tmp_path / "11" / "3344.json").write_text("in the wrong folder")
+    briefs = list(ledger.briefs())
+    assert [one for one in briefs if isinstance(one, Brief)] == [
+        Brief(RUN.run_id, RUN.task, RUN.status, RUN.cost_s, RUN.device)
+    ]
+    assert sorted(Path(one.path).stem for one in briefs if isinstance(one, Problem)) == ["1122", "1133", "1144"]
+    assert ledger.run_ids() == {RUN.run_id, "1122", "1133", "1144"}
 
 
 def write_many(directory: str) -> None:

@@ -49,11 +49,22 @@ def test_a_slot_runs_one_run_after_the_other() -> None:
         if seed:
             assert slot.reset_config(config_of(spec))
         reports = steps(slot)
-        assert [report["fidelity"] for report in reports] == [0, 1, 2]
+        assert [report["fidelity"] for report in reports] == [2]  # a run that takes no time is reported once
         finished: RunResult = reports[-1]["finished"]
         assert finished.run.run_id == spec.run_id
         assert finished.run.status == "ok"
         assert [point.fidelity for point in finished.curve] == [0, 1, 2]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fidelities_that_take_a_moment_are_reported_one_by_one() -> None:
+    from ftmeta.orchestrate.trainable import SweepSlot
+
+    slot = SweepSlot.__new__(SweepSlot)
+    slot.setup(config_of(a_spec()), make_worker=lambda tasks: SimulatedWorker(), report_every_s=0.0)
+    assert [(report["fidelity"], report["run_id"]) for report in steps(slot)] == [
+        (fidelity, a_spec().run_id) for fidelity in range(3)
+    ]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -94,6 +105,39 @@ def test_only_a_run_that_is_made_again_replaces_a_row(tmp_path: Path) -> None:
     assert Ledger(tmp_path).get(spec.run_id).run.error == "first"
     a_state(tmp_path, again=frozenset({spec.run_id})).take(failed_result(spec, "error", "third"))
     assert Ledger(tmp_path).get(spec.run_id).run.error == "third"
+
+
+class Sent:
+    """A tracked sweep that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.results: list[RunResult] = []
+
+    def log(self, result: RunResult) -> None:
+        self.results.append(result)
+
+    def close(self, status: Any, metrics: Any) -> int:
+        return 0
+
+
+def test_what_another_driver_has_finished_is_neither_made_nor_sent_again(tmp_path: Path) -> None:
+    sent = Sent()
+    state = State(Ledger(tmp_path), sent, Totals(planned=3, slots=1))
+    mine, theirs, met = a_spec(0), a_spec(1), a_spec(2)
+    other = a_state(tmp_path)
+    assert state.wanted(mine)
+    other.take(failed_result(theirs, "diverged", "theirs"))
+    assert not state.wanted(theirs)
+    assert state.wanted(met)  # both drivers begin it, and the other one ends it first
+    other.take(failed_result(met, "diverged", "theirs"))
+    state.take(failed_result(met, "diverged", "mine"))
+    state.take(failed_result(mine, "diverged", "mine"))
+    assert Ledger(tmp_path).get(met.run_id).run.error == "theirs"
+    assert [result.run.run_id for result in sent.results] == [mine.run_id]
+    assert state.elsewhere == {theirs.run_id, met.run_id}
+    assert state.totals.planned == state.totals.done == 2
+    again = a_state(tmp_path, again=frozenset({theirs.run_id}))
+    assert again.wanted(theirs)
 
 
 def test_a_ledger_that_cannot_be_written_ends_the_sweep(tmp_path: Path) -> None:
