@@ -212,21 +212,22 @@ def _correlation(first: pd.Series, second: pd.Series) -> float | None:
 
 def _noise(noise: Sequence[Noise]) -> str:
     if not noise:
-        return "## Noise\n\nUnknown: no pipeline was run several times on a task."
+        return "## Between seeds\n\nNoise: unknown; no pipeline was run several times on a task and ended well."
     score, test, cost = (pooled(noise, what) for what in ("score", "test_score", "cost"))
-    pipelines, undecided = sum(one.pipelines for one in noise), sum(one.undecided for one in noise)
+    several = len({one.base_model for one in noise}) > 1
+    pairs, undecided = sum(one.pipelines for one in noise), sum(one.undecided for one in noise)
     text = (
-        f"Between seeds of the same pipeline on the same task the validation score has a standard deviation of "
-        f"{score:.4f}"
-        + (f", the test score one of {test:.4f}" if test is not None else "")
-        + (f", and the cost (on one device) one of {100 * cost:.1f} %" if cost is not None else "")
-        + f". Pooled over {_n(pipelines, 'replicated pipeline')} on {_n(len(noise), 'task')}, runs that ended well."
+        f"Noise: {score:.4f} is the standard deviation of the validation score between seeds of the same pipeline on "
+        "the same task"
+        + (f", {test:.4f} that of the test score" if test is not None else "")
+        + (f", {100 * cost:.1f} % that of the cost on one device" if cost is not None else "")
+        + f". Pooled over {_n(pairs, 'pair')} of task and pipeline with several runs that ended well."
     )
     if undecided:
-        text += f" {undecided} further pairs of pipeline and task diverged with some seeds and not with others."
+        text += f" Of {_n(undecided, 'pair')} some seeds diverged and others did not."
     rows = [
         [
-            one.task,
+            f"{one.task} ({one.base_model})" if several else one.task,
             str(one.pipelines),
             _number(one.score, 4),
             _number(one.test_score, 4),
@@ -236,7 +237,7 @@ def _noise(noise: Sequence[Noise]) -> str:
         for one in noise
     ]
     head = ("task", "replicated pipelines", "validation score", "test score", "their correlation", "cost")
-    return f"## Noise\n\n{text}\n\n{_table(head, rows)}"
+    return f"## Between seeds\n\n{text}\n\n{_table(head, rows)}"
 
 
 # --- head-room --------------------------------------------------------------------------------------------------------
@@ -287,8 +288,9 @@ def _verdict(room: HeadRoom) -> str:
     return (
         "*Noise*: two runs of equally good pipelines differ by more than this once in twenty times (2 √2 standard "
         "deviations between seeds). *Luck*: what the chosen run is expected to owe to its seed, having been chosen for "
-        "being best; no choice could give it, and it is a part of every regret beside it (by a bootstrap that takes "
-        f"the table for true). Of {_n(known, 'task')} with replicates, more than the noise lose: {'; '.join(parts)}."
+        "being best (by a bootstrap that takes the table for true). No choice could give it again, and the regrets of "
+        f"other pipelines contain it. Of {_n(known, 'task')} with replicates, more than the noise lose: "
+        f"{'; '.join(parts)}."
     )
 
 
