@@ -117,7 +117,7 @@ def require_place(out: Path) -> None:
         raise MetaDatasetError(f"{out} holds a meta-dataset that was not imported; choose a new folder")
     if out.exists() and not out.is_dir():
         raise MetaDatasetError(f"{out} is a file; choose a new folder")
-    require_writable(out / "manifest.json")
+    require_writable(out)
 
 
 def _rescale(admitted: Admitted, *, one_scale: bool) -> dict[str, Any] | None:

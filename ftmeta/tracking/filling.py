@@ -23,7 +23,7 @@ from ftmeta.tracking.store import Store, first_line, quoted, shown
 from ftmeta.tracking.sweeps import Tracker
 
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # between tries of a server that stops answering half-way
-_MADE_HERE = "to-mlflow"  # tag `made_by` of a parent run that no sweep has made
+_MADE_HERE = "to-mlflow"
 log = logging.getLogger("ftmeta.tracking")
 
 
@@ -63,8 +63,8 @@ def fill(
         found = _find_parent(opened, parent, results)
         if found is None and missing:
             key = parent.key or f"meta-dataset {parent.name}"
-            found = store.begin_parent(opened, parent.name, key, {}, None, made_by=_MADE_HERE)
-        if _is_begun_here(found):  # now, or by one that was killed before it came this far
+            found = store.begin_parent(opened, parent.name, key, {}, None, **{store.MADE_BY: _MADE_HERE})
+        if _is_made_here(found) and found.info.status == "RUNNING":  # now, or by one that was killed before this
             store.describe_parent(opened, found, parent.params, parent.definition)
     except Exception as error:
         raise FtmetaError(
@@ -82,7 +82,7 @@ def fill(
             log.warning("MLflow at %s no longer answers; %d runs are left, do it again for them", shown(uri), failed)
             return Filled(sent, len(there), failed)
         sent, failed = sent + outcome, failed + (not outcome)
-    if _is_begun_here(found):
+    if _is_made_here(found) and (sent or found.info.status == "RUNNING"):
         store.end_parent(opened, "ok", _totals(results))
     return Filled(sent, len(there), failed)
 
@@ -119,8 +119,8 @@ def _find_parent(opened: Store, parent: Parent, results: Sequence[RunResult]) ->
     return next(store.search(opened, where), None)
 
 
-def _is_begun_here(parent: Any | None) -> bool:
-    return parent is not None and parent.data.tags.get("made_by") == _MADE_HERE and parent.info.status == "RUNNING"
+def _is_made_here(parent: Any | None) -> bool:
+    return parent is not None and parent.data.tags.get(store.MADE_BY) == _MADE_HERE
 
 
 def _totals(results: Sequence[RunResult]) -> dict[str, float]:

@@ -46,6 +46,7 @@ RUN_TAGS = (  # columns of runs.parquet that are tags of the same name
     *("base_model_fingerprint", "started_at", "max_fidelity", "cost_s", "wall_s"),
 )
 GENERATION_METRICS = {f"gen_{name}": f"test_{name}" for name in ("exact_match", "f1", "rouge_l")}  # column -> metric
+MADE_BY = "made_by"  # tag of a parent run that no driver of a sweep has made
 _BATCH = 1000  # the most metrics that MLflow takes at once
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # whoever sends tries again itself
@@ -105,6 +106,13 @@ def begin_parent(
     parent = store.client.create_run(store.experiment_id, tags=tags, run_name=name)
     describe_parent(store, parent, params, definition)
     return parent
+
+
+def take_parent(store: Store, parent: Any) -> None:
+    """The sweep goes on under a parent run that is there; if none of its drivers has made it, it is theirs from now."""
+    store.client.update_run(parent.info.run_id, status="RUNNING")
+    if MADE_BY in parent.data.tags:
+        store.client.delete_tag(parent.info.run_id, MADE_BY)
 
 
 def describe_parent(store: Store, parent: Any, params: Mapping[str, Any], definition: str | None) -> None:
@@ -180,10 +188,10 @@ def _metrics(result: RunResult, started_ms: int, usd: Callable[[float, str], flo
         priced = point.cost_s is not None and run.device is not None
         values = {metric: getattr(point, column) for column, metric in CURVE_METRICS.items()}
         rows += at(point, {**values, "cost.usd": usd(point.cost_s, run.device) if priced else None})
-    if result.curve:
-        generation = {f"test_{name}": value for name, value in (run.generation or {}).items()}
-        rows += at(result.curve[-1], {"peak_memory_gb": run.peak_memory_gb, **generation})
-    return rows
+    generation = {f"test_{name}": value for name, value in (run.generation or {}).items()}
+    last, when_ms = (rows[-1].step, rows[-1].timestamp) if rows else (0, started_ms)
+    once = {"peak_memory_gb": run.peak_memory_gb, **generation}
+    return rows + [Metric(name, float(value), when_ms, last) for name, value in once.items() if value is not None]
 
 
 def _tags(result: RunResult, parent_id: str | None) -> dict[str, str]:
@@ -193,7 +201,7 @@ def _tags(result: RunResult, parent_id: str | None) -> dict[str, str]:
         **({} if parent_id is None else {"mlflow.parentRunId": parent_id}),
         "kind": "run",
         "pipeline": run.pipeline.id,
-        "libraries": json.dumps(dict(run.libraries), sort_keys=True)[:5000],
+        **({"libraries": json.dumps(dict(run.libraries), sort_keys=True)} if run.libraries else {}),
         **{name: str(value)[:5000] for name, value in known.items() if value is not None},
     }
 

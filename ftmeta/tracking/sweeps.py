@@ -165,7 +165,7 @@ class _MlflowSweep:
             if parent is None:
                 parent = store.begin_parent(opened, self._name, self._key, self._params, self._definition)
             else:
-                opened.client.update_run(parent.info.run_id, status="RUNNING")
+                store.take_parent(opened, parent)
             opened.parent_id = parent.info.run_id
             opened.sent.update(store.runs_there(opened))
         return opened
