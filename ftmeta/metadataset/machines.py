@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ftmeta.metadataset.store import MetaDataset
 
 
+_MIN_PASSES = 3  # of a task on a device; the spread around a median of fewer is none
+
+
 @dataclass(frozen=True)
 class Machine:
     device: str
@@ -41,12 +44,13 @@ def machines(meta: MetaDataset) -> list[Machine]:
     passes = runs[["task", "base_model", "device"]].assign(s=seconds)[seconds > 0]
     median = passes.groupby(["device", "task", "base_model"])["s"].median()
     pass_s = {tuple(map(str, key)): float(seconds) for key, seconds in zip(median.index, median, strict=True)}
-    relative = passes["s"] / passes.groupby(["device", "task", "base_model"])["s"].transform("median")
+    of_task = passes.groupby(["device", "task", "base_model"])["s"]
+    relative = (passes["s"] / of_task.transform("median"))[of_task.transform("size") >= _MIN_PASSES]
     profiles = meta.hardware
     found = []
     for device in devices:
         of_device = runs["device"] == device
-        around = relative[passes["device"] == device]
+        around = relative[passes["device"].reindex(relative.index) == device]
         found.append(
             Machine(
                 device=device,

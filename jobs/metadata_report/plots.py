@@ -104,7 +104,7 @@ def _cost(meta: MetaDataset) -> Any:
             at = paid[paid["run_id"] == run_id]
             axis.scatter(at["cost"], at["score"], color=_LINES[name][1], s=32, zorder=3, label=_LINES[name][0])
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_title(label, fontsize=9)

@@ -88,6 +88,8 @@ def test_costs_on_different_devices_are_no_noise(tmp_path: Path) -> None:
     assert (slow.device, slow.runs, slow.profile) == ("slow", 12, None)
     assert slow.relative_cost == pytest.approx(1.5)
     assert slow.spread == (1.0, 1.0)
+    few = replace(meta, runs=meta.runs.drop_duplicates(["task", "device"]))
+    assert [one.spread for one in machines(few)] == [None, None]  # one run a task says nothing of a spread
     written = card(meta)
     assert "| slow | – | 12 | 1,380 | 1.50 | 1.00 to 1.00 |" in written
     assert "comparable only within one" in written
