@@ -203,9 +203,13 @@ def rows_of(path: Path) -> int:
 def test_a_server_that_is_down_is_said_and_one_that_goes_away_leaves_the_rest_for_later(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with pytest.raises(FtmetaError, match="does not answer as it should"):
+        address = f"http://me:secret@127.0.0.1:{listener.getsockname()[1]}"
+    with pytest.raises(FtmetaError, match="does not answer as it should") as failed:
         fill(tracker(address, "collect"), some_results(), Parent("smoke"))
+    assert "secret" not in str(failed.value)
+    with pytest.raises(FtmetaError, match="does not answer as it should") as failed:
+        import_experiment(address, "collect", SPACE, tmp_path / "out", Names())
+    assert "secret" not in str(failed.value)
 
     results, uri = some_results(), database(tmp_path)
     aside = tmp_path / "aside"

@@ -64,7 +64,9 @@ def fill(
         if found is None and missing:
             key = parent.key or f"meta-dataset {parent.name}"
             found = store.begin_parent(opened, parent.name, key, {}, None, **{store.MADE_BY: _MADE_HERE})
-        if _is_made_here(found) and found.info.status == "RUNNING":  # now, or by one that was killed before this
+        if (
+            found is not None and _is_made_here(found) and found.info.status == "RUNNING"
+        ):  # now, or by one that was killed before this
             store.describe_parent(opened, found, parent.params, parent.definition)
     except Exception as error:
         raise FtmetaError(
@@ -82,7 +84,7 @@ def fill(
             log.warning("MLflow at %s no longer answers; %d runs are left, do it again for them", shown(uri), failed)
             return Filled(sent, len(there), failed)
         sent, failed = sent + outcome, failed + (not outcome)
-    if _is_made_here(found) and (sent or found.info.status == "RUNNING"):
+    if found is not None and _is_made_here(found) and (sent or found.info.status == "RUNNING"):
         store.end_parent(opened, "ok", _totals(results))
     return Filled(sent, len(there), failed)
 
@@ -119,8 +121,8 @@ def _find_parent(opened: Store, parent: Parent, results: Sequence[RunResult]) ->
     return next(store.search(opened, where), None)
 
 
-def _is_made_here(parent: Any | None) -> bool:
-    return parent is not None and parent.data.tags.get(store.MADE_BY) == _MADE_HERE
+def _is_made_here(parent: Any) -> bool:
+    return bool(parent.data.tags.get(store.MADE_BY) == _MADE_HERE)
 
 
 def _totals(results: Sequence[RunResult]) -> dict[str, float]:

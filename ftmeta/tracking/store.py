@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -244,13 +245,14 @@ def refused_for_good(error: Exception) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    """What went wrong, without the password that an address in it may hold."""
+    said = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+    return shown(said)[:300]
 
 
-def shown(uri: str) -> str:
-    """The address without the password that may stand in it."""
-    parts = urlsplit(uri)
-    return uri if "@" not in parts.netloc else uri.replace(parts.netloc, parts.netloc.rpartition("@")[2])
+def shown(text: str) -> str:
+    """An address, or a text with addresses, without the passwords that may stand in them."""
+    return re.sub(r"://[^/@\s]+@", "://", text)
 
 
 def is_remote(uri: str) -> bool:
