@@ -3,7 +3,7 @@
 
 In: a meta-dataset (a bundled name, or a folder). Out: its card with all rank correlations, the importance of
 hyperparameters and five plots (SVG), in Markdown, and the numbers as JSON beside it. Nothing is finetuned; twelve tasks
-with 225 pipelines take two minutes of one core, nearly all of them for importance.
+with 225 pipelines take a minute of one core, most of it for importance.
 """
 
 from __future__ import annotations
