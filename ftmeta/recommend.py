@@ -11,7 +11,7 @@ from typing import Any
 
 from ftmeta.errors import ModelError, UserError
 from ftmeta.hardware import CPU, detect, load_hardware
-from ftmeta.schema import BaseModelInfo, Pipeline, Recommendation, Task
+from ftmeta.schema import BaseModelInfo, Budget, Pipeline, Recommendation, Task
 from ftmeta.selector import Selector, load_selector
 from ftmeta.space import Space, load_pipeline
 
@@ -119,11 +119,12 @@ def choose_pipeline(
     selector: str | None = None,
     device: str | None = None,
     threads: int | None = None,
-) -> Pipeline:
-    """`best`: the first recommendation for `task`; otherwise the named pipeline, or that of a YAML file. `device` and
-    `threads` are for measuring the base model, if the selector wants that."""
+) -> tuple[Pipeline, Budget]:
+    """`best`: the first recommendation for `task`, and the budget that its predictions are for; otherwise the named
+    pipeline, or that of a YAML file, and the space's own budget. `device` and `threads` are for measuring the base
+    model, if the selector wants that."""
     if name != "best":
-        return load_pipeline(name, space)
+        return load_pipeline(name, space), space.budget()
     chosen = load_selector(selector)
     if chosen.space.fingerprint != space.fingerprint:
         raise UserError(
@@ -132,7 +133,7 @@ def choose_pipeline(
         )
     features, _ = describe_task(chosen, task, base_model, device=device, threads=threads)
     found, _ = chosen.recommend(features, base_model, top_k=1, hardware=CPU)  # no cost is asked for
-    return found[0].pipeline
+    return found[0].pipeline, chosen.surrogates.budget
 
 
 def _task_document(task: Task) -> dict[str, Any]:

@@ -91,24 +91,23 @@ def finetune(
     execution = Execution(micro_batch_tokens, activation_checkpointing)
     info = resolve(base_model)
     task = load_task(data)
-    chosen = choose_pipeline(pipeline, task, info, space, selector=selector, device=device, threads=threads)
+    chosen, budget = choose_pipeline(pipeline, task, info, space, selector=selector, device=device, threads=threads)
     run: Callable[..., dict[str, Any]]
     if workers is None:
-        run = partial(
-            finetune_to_folder, chosen, task, info, seed, budget=space.budget(), device=device, threads=threads
-        )
+        run = partial(finetune_to_folder, chosen, task, info, seed, budget=budget, device=device, threads=threads)
     else:
-        spec = RunSpec(task.name, task.fingerprint, info.name, info.fingerprint, chosen, seed, space.budget())
+        spec = RunSpec(task.name, task.fingerprint, info.name, info.fingerprint, chosen, seed, budget)
         size = Workers(workers, cpus_per_worker or 1, gpus_per_worker or 0, parse_budget(wait) or Workers.wait_s)
         run = partial(_on_workers, spec, task, base_model, size, zero_stage=2 if zero is None else zero)
+    last = budget.max_fidelity
     with progress_bar() as progress:
-        bar = progress.add_task(f"{task.name}: loading {info.name}", total=space.max_fidelity, detail="")
+        bar = progress.add_task(f"{task.name}: loading {info.name}", total=last, detail="")
 
         def on_point(point: CurvePoint) -> None:
             detail = f"validation score {number(point.score)}"
             progress.update(bar, completed=point.fidelity, description=f"{task.name}: finetuning", detail=detail)
             if progress.disable:  # a log: one line a fidelity
-                note(f"fidelity {point.fidelity}/{space.max_fidelity}: {detail}, {point.cost_s:.1f} device-seconds")
+                note(f"fidelity {point.fidelity}/{last}: {detail}, {point.cost_s:.1f} device-seconds")
 
         document = run(out=out, until=fidelity, execution=execution, on_point=on_point)
     failed = document["adapter"] is None

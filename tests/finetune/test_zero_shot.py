@@ -181,7 +181,8 @@ def test_the_best_pipeline_is_chosen_with_them(task: Task, base: LoadedModel, se
     selector = load_selector(selector_folder)
     described, _ = describe_task(selector, task, base.info, device="cpu", threads=1)
     found, _ = selector.recommend(described, base.info, top_k=1, hardware="cpu-core")
-    chosen = choose_pipeline(
+    chosen, budget = choose_pipeline(
         "best", task, base.info, selector.space, selector=str(selector_folder), device="cpu", threads=1
     )
     assert chosen == found[0].pipeline
+    assert budget == selector.surrogates.budget, "that of the runs that the predictions are made of"
