@@ -216,9 +216,10 @@ def _tracking_uri(given: str | None) -> str:
 
 def _show_import(console: Console, document: dict[str, Any]) -> None:
     statuses = ", ".join(f"{count} {status}" for status, count in document["statuses"].items())
-    console.print(f"{document['runs']} runs of {document['tasks']} tasks ({statuses}), {document['curve_rows']} points")
+    runs, tasks = _n(document["runs"], "run"), _n(document["tasks"], "task")
+    console.print(f"{runs} of {tasks} ({statuses}), {_n(document['curve_rows'], 'point')}")
     if document.get("cost_by_clock"):
-        console.print(f"{document['cost_by_clock']} runs have no metric for their cost: it is the run's clock")
+        console.print(f"{_n(document['cost_by_clock'], 'run')} without a metric for the cost: it is the run's clock")
     if document.get("ignored_columns"):
         console.print(f"columns without a meaning here: {', '.join(document['ignored_columns'])}")
     if document["scales"] is not None:
@@ -229,5 +230,9 @@ def _show_import(console: Console, document: dict[str, Any]) -> None:
         for one in rejected[:_SHOWN]:
             listed.add_row(one["table"], str(one["row"]), one["why"])
         console.print(listed)
-        console.print(f"{len(rejected)} rows rejected; all of them are in rejected.csv")
+        console.print(f"{_n(len(rejected), 'row')} rejected; rejected.csv has all of them")
     console.print(f"meta-dataset: {document['out']}", soft_wrap=True)
+
+
+def _n(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

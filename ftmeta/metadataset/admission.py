@@ -142,8 +142,8 @@ class _Admission:
         if fidelity in points:
             raise _RefusedError(f"fidelity {fidelity} of run '{run_id}' stands in row {points[fidelity][0]} already")
         point: dict[str, Any] = dict.fromkeys(CURVE_COLUMNS)
-        for name in CURVE_COLUMNS:
-            if name not in ("run_id", "fidelity"):
+        for name in row.cells:
+            if name in point and name not in ("run_id", "fidelity"):
                 point[name] = _optional(row.cells, name)
         if point["score"] is None and not self._rules.may_lack_score:
             raise _RefusedError(f"score is {row.cells.get('score') or 'empty'}; give a finite number")

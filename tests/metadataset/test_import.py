@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import random
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ import pytest
 from ftmeta.cli import main
 from ftmeta.errors import DataError, MetaDatasetError
 from ftmeta.metadataset import describe, join, read
+from ftmeta.metadataset.admission import Admitted, Rules, admit
+from ftmeta.metadataset.given import read_csv
 from ftmeta.metadataset.importing import import_tables
 from ftmeta.metadataset.scaling import scaled, scales_of
 from ftmeta.space import Space, parse_space
@@ -57,6 +60,14 @@ def write_csv(path: Path, rows: Iterable[Cells], delimiter: str = ",") -> Path:
 def importing(tmp_path: Path, runs: Iterable[Cells], curves: Iterable[Cells], **options: Any) -> dict[str, Any]:
     files = write_csv(tmp_path / "runs.csv", runs), write_csv(tmp_path / "curves.csv", curves)
     return import_tables(SPACE, *files, tmp_path / "out", **options)
+
+
+def checked(tmp_path: Path, runs: Iterable[Cells], curves: Iterable[Cells]) -> tuple[Admitted, dict[Any, str]]:
+    """What is let in, and the reasons by table and row."""
+    files = write_csv(tmp_path / "runs.csv", runs), write_csv(tmp_path / "curves.csv", curves)
+    given = read_csv(files[0], "runs", SPACE).rows, read_csv(files[1], "curves", SPACE).rows
+    admitted = admit(*given, SPACE, Rules(SPACE.max_fidelity))
+    return admitted, {(one.table, one.row): one.why for one in admitted.rejected}
 
 
 def reasons(document: dict[str, Any], table: str) -> dict[Any, str]:
@@ -184,11 +195,11 @@ BAD_RUNS: dict[str, tuple[Cells, str]] = {
 @pytest.mark.parametrize("name", BAD_RUNS)
 def test_a_run_that_cannot_be_used_is_named_with_its_row_and_the_others_stay(tmp_path: Path, name: str) -> None:
     bad, why = BAD_RUNS[name]
-    document = importing(tmp_path, [a_run("good", mf_size=1), bad], a_curve("good", [0.5]))
-    assert document["runs"] == 1
-    assert list(reasons(document, "runs")) == [3]
-    assert why in reasons(document, "runs")[3]
-    assert read(tmp_path / "out").runs["run_id"].tolist() == ["good"]
+    admitted, rejected = checked(tmp_path, [a_run("good", mf_size=1), bad], a_curve("good", [0.5]))
+    assert list(rejected) == [("runs", 3)]
+    assert why in rejected["runs", 3]
+    assert [run["run_id"] for run in admitted.runs] == ["good"]
+    assert admitted.metafeatures == {("cats", "unknown"): {"size": 1.0}}
 
 
 BAD_POINTS: dict[str, tuple[Cells, str]] = {
@@ -217,10 +228,10 @@ def test_a_point_that_cannot_be_used_is_named_with_its_row_and_the_others_stay(t
     change, why = BAD_POINTS[name]
     runs = [a_run("good"), a_run("bad", depth=3)]
     bad = {**a_curve("good", [0.5], first=3)[0], **change}
-    document = importing(tmp_path, runs, [*a_curve("good", [0.1, 0.2]), bad])
-    assert list(reasons(document, "curves")) == [4]
-    assert why in reasons(document, "curves")[4]
-    assert read(tmp_path / "out").curves["score"].tolist() == [0.1, 0.2]
+    admitted, rejected = checked(tmp_path, runs, [*a_curve("good", [0.1, 0.2]), bad])
+    assert sorted(rejected) == [("curves", 4), ("runs", 3)]
+    assert why in rejected["curves", 4]
+    assert [(point["run_id"], point["score"]) for point in admitted.curves] == [("good", 0.1), ("good", 0.2)]
 
 
 def test_rows_add_up_and_the_rejected_ones_lie_beside_the_tables(tmp_path: Path) -> None:
@@ -389,7 +400,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert (document["runs"], document["tasks"]) == (1, 1)
     assert [(one["table"], one["row"]) for one in document["rejected"]] == [("runs", 3)]
     assert command(monkeypatch, *import_) == 0
-    assert "1 rows rejected" in capsys.readouterr().out
+    assert "1 row rejected" in capsys.readouterr().out
     assert command(monkeypatch, "describe", "out") == 0
     assert "scores rescaled" in capsys.readouterr().out
 
@@ -407,6 +418,22 @@ def test_help_has_an_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     helped = capsys.readouterr().out
     assert "Example: ftmeta metadata" in helped
     assert "--json" in helped
+
+
+def test_the_example_of_the_documentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metadata.md").read_text(encoding="utf-8")
+    files = re.findall(r"```(?:yaml|csv)\n# (\S+)\n(.*?)```", page, flags=re.DOTALL)
+    assert [name for name, _ in files] == ["space.yaml", "runs.csv", "curves.csv"]
+    for name, content in files:
+        (tmp_path / name).write_text(content)
+    shown = re.search(r"\$ ftmeta metadata (.*?)\n(.*?)```", page, flags=re.DOTALL)
+    assert shown is not None
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert command(monkeypatch, *shown[1].split()) == 0
+    assert capsys.readouterr().out.split() == shown[2].split()
 
 
 def test_the_space_is_kept(tmp_path: Path) -> None:
