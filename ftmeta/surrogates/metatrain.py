@@ -1,6 +1,6 @@
 """Meta-training: a meta-dataset in, `Surrogates` out, measured on tasks that were left out.
 
-meta = read("my-meta-dataset")
+meta = load("my-meta-dataset")
 surrogates = metatrain(meta, seed=0)
 surrogates.save("my-selector")
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ftmeta.errors import MetaDatasetError
-from ftmeta.metadataset import MetaDataset, join, read
+from ftmeta.metadataset import MetaDataset, join, load
 from ftmeta.surrogates.cost import fit_cost
 from ftmeta.surrogates.history import groups_of, main_hardware
 from ftmeta.surrogates.model import Source, Surrogates, require_place
@@ -57,11 +57,12 @@ def metatrain(meta: MetaDataset, *, seed: int = 0, exclude_tasks: tuple[str, ...
 def metatrain_to_folder(
     metadata: Path | str | Sequence[Path | str], out: Path | str, *, exclude_tasks: tuple[str, ...] = (), seed: int = 0
 ) -> dict[str, Any]:
-    """Meta-trains on the meta-datasets in `metadata`, saves to `out`; the document of `ftmeta metatrain --json`."""
+    """Meta-trains on the meta-datasets `metadata` (folders or bundled names) and saves to `out`; returns the document
+    of `ftmeta metatrain --json`."""
     started = time.perf_counter()
     require_place(Path(out))  # rather than after minutes of training
     folders = [metadata] if isinstance(metadata, Path | str) else metadata
-    surrogates = metatrain(join([read(folder) for folder in folders]), seed=seed, exclude_tasks=exclude_tasks)
+    surrogates = metatrain(join([load(folder) for folder in folders]), seed=seed, exclude_tasks=exclude_tasks)
     surrogates.save(out)
     return {
         "runs": surrogates.runs,
