@@ -46,16 +46,16 @@ metadata = typer.Typer()
 @metadata.command("describe", epilog="Example: `ftmeta metadata describe /shared/smoke --json`")
 @command
 def metadata_describe(
-    folder: Annotated[Path, typer.Argument(help="The folder of a meta-dataset.")],
+    folder: Annotated[str, typer.Argument(help="A bundled meta-dataset, or the folder of one.")],
     json: JsonOption = False,
 ) -> Reply:
     """What is in a meta-dataset."""
-    from ftmeta.metadataset import describe
+    from ftmeta.metadataset import describe, find
 
-    document = describe(folder)
+    document = describe(find(folder))
 
     def show(console: Console) -> None:
-        listed = table("meta-dataset", str(folder))
+        listed = table("meta-dataset", folder)
         for key, value in document.items():
             if value is not None:
                 listed.add_row(key, duration(value) if key == "cost_s" else _in_words(key, value))

@@ -123,7 +123,9 @@ def status_lines(document: dict[str, Any]) -> Iterator[str]:
 
 @command
 def metatrain(
-    metadata: Annotated[list[Path], typer.Option(help="The folder of a meta-dataset; may be given more than once.")],
+    metadata: Annotated[
+        list[str], typer.Option(help="A bundled meta-dataset, or the folder of one; may be given more than once.")
+    ],
     out: Annotated[Path, typer.Option(help="A new folder for the selector.")],
     exclude_task: Annotated[
         list[str] | None, typer.Option(help="Leave a task out; may be given more than once.")
