@@ -497,6 +497,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     expected = {"runs": 8, "sent": 3, "already_there": 5, "failed": 0}
     arguments = ("to-mlflow", folder, "--sweep", tmp_path / "sweep.yaml", "--json")
     assert command(monkeypatch, capsys, *arguments) == (0, expected)
+    (tmp_path / "sweep.yaml").rename(folder / "sweep.yaml")  # where a driver may leave it
     assert "0 sent, 8 already there" in command(monkeypatch, capsys, "to-mlflow", folder)[1]
 
     back = ("from-mlflow", "--experiment", "collect", "--space", "lora-v1", "--out", tmp_path / "back")

@@ -416,15 +416,17 @@ def _write_tables(
 ) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
+    from ftmeta.metadataset.about import load_about
     from ftmeta.metadataset.card import card
 
+    about = load_about(folder)  # a malformed one is said before anything is written
     meta = _dataset(tables, space, facts, name)
     folder.mkdir(parents=True, exist_ok=True)
     for table in TABLES:
         with atomic_path(folder / f"{table}.parquet") as path:
             pq.write_table(tables[table], path, compression="zstd")
     write_text(folder / "space.yaml", space.yaml_text)
-    write_text(folder / "card.md", card(meta))
+    write_text(folder / "card.md", card(meta, about))
     write_json(folder / "manifest.json", meta.manifest)  # last: until it is there, the folder reads as torn
     return meta.manifest
 

@@ -373,8 +373,8 @@ def test_places_that_cannot_be_read_or_written(tmp_path: Path) -> None:
 def test_many_rows(tmp_path: Path) -> None:
     runs = [a_run(str(n), f"task{n % 50}") for n in range(2000)]
     curves = [point for n in range(2000) for point in a_curve(str(n), [n, n + 1, n + 2, n + 3])]
-    document = importing(tmp_path, runs, curves)
-    assert (document["runs"], document["curve_rows"], document["rejected"]) == (2000, 8000, [])
+    admitted, rejected = checked(tmp_path, runs, curves)
+    assert (len(admitted.runs), len(admitted.curves), rejected) == (2000, 8000, {})
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
