@@ -25,13 +25,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="the sweep, as jobs/configs/collect-smoke.yaml")
     parser.add_argument("--out", type=Path, help="the folder of the meta-dataset; default: in the state folder")
     parser.add_argument("--retry-failed", action="store_true", help="run those again that ended with error or oom")
+    parser.add_argument("--known", action="append", default=[], help="a meta-dataset whose runs count as made")
     parser.add_argument("--tracking-uri", help="where MLflow keeps the runs; default: $MLFLOW_TRACKING_URI, else off")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     folder = results_folder(chosen.out, f"metadata/{load_sweep(chosen.config).name}")
     with contextlib.redirect_stdout(sys.stderr):  # where Ray's own words belong
         summary = collect_file(
-            chosen.config, folder, retry_failed=chosen.retry_failed, tracking_uri=chosen.tracking_uri
+            chosen.config,
+            folder,
+            retry_failed=chosen.retry_failed,
+            tracking_uri=chosen.tracking_uri,
+            known=chosen.known,
         )
     sys.stdout.write(json.dumps({**summary, "out": str(folder)}, indent=2) + "\n")
     return 1 if summary["interrupted"] else 0

@@ -36,6 +36,10 @@ def collect(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run those again that ended with error or oom.")
     ] = False,
+    known: Annotated[
+        list[str] | None,
+        typer.Option(help="A meta-dataset (bundled, or a folder) whose runs count as made; may be repeated."),
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster; default: one of its own on this machine.")
     ] = None,
@@ -56,7 +60,9 @@ def collect(
         )
     from ftmeta.orchestrate.collect import collect_file
 
-    summary = collect_file(sweep, out, retry_failed=retry_failed, address=address, tracking_uri=tracking_uri)
+    summary = collect_file(
+        sweep, out, retry_failed=retry_failed, address=address, tracking_uri=tracking_uri, known=known or ()
+    )
 
     def show(console: Console) -> None:
         console.print(

@@ -26,7 +26,8 @@ from typing import Any
 from ftmeta.costs import usd_of
 from ftmeta.errors import MetaDatasetError
 from ftmeta.hardware import profile_of
-from ftmeta.metadataset import Ledger, write
+from ftmeta.metadataset import Ledger, find, write
+from ftmeta.metadataset.folder import runs_in
 from ftmeta.orchestrate.beacon import Beacon, earlier
 from ftmeta.orchestrate.connection import connected
 from ftmeta.orchestrate.execution import FAILED, State, run_all, stopped_by_signals
@@ -46,6 +47,7 @@ def collect_file(
     retry_failed: bool = False,
     address: str | None = None,
     tracking_uri: str | None = None,
+    known: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Collects the sweep of a YAML file; `tracking_uri` None takes `$MLFLOW_TRACKING_URI`, and none of both is off."""
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
@@ -55,6 +57,7 @@ def collect_file(
         tracked=tracker(uri, "collect", usd=usd_of),
         retry_failed=retry_failed,
         address=address,
+        known=known,
     )
 
 
@@ -65,15 +68,18 @@ def collect(
     tracked: Tracker | None = None,
     retry_failed: bool = False,
     address: str | None = None,
+    known: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Runs what is not in the ledger yet and returns the summary (the keys of `ftmeta collect --json`, and more).
 
     `address` is a Ray cluster's; None takes `$RAY_ADDRESS` (which a Ray job has), or starts Ray for this process only.
+    `known` are meta-datasets (folders, or bundled names) whose runs count as made: those of the sweep go to the ledger.
     SIGINT and SIGTERM end the sweep with everything finished kept. Raises UserError for a sweep that cannot be planned,
     and FtmetaError when the workers die one after the other.
     """
     plan = make_plan(sweep)
     ledger = Ledger(out / "ledger")
+    _adopt(known, plan, ledger)
     there = ledger.run_ids()  # once: what another driver finishes from here on is its own
     found = {result.run.run_id: result.run.status for result in _whole(plan, ledger, there, "it is run again now")}
     again = FAILED if retry_failed else frozenset()
@@ -106,6 +112,17 @@ def collect(
     if state.failure is not None:
         raise state.failure
     return {**summary, "untracked": untracked}
+
+
+def _adopt(known: Sequence[str], plan: Plan, ledger: Ledger) -> None:
+    planned = {spec.run_id for spec in plan.runs}
+    for name in known:
+        results, problems = runs_in(find(name))
+        for problem in problems:
+            log.warning("%s %s; it is passed over", problem.path, problem.why)
+        mine = [result for result in results if result.run.run_id in planned]
+        written = sum(ledger.put(result) for result in mine)
+        log.warning("%s: %d runs, %d of this sweep, %d new to its ledger", name, len(results), len(mine), written)
 
 
 def _shared(pending: list[RunSpec], out: Path) -> list[RunSpec]:
