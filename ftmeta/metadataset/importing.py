@@ -3,7 +3,7 @@
     document = import_tables(load_space("space.yaml"), "runs.csv", "curves.csv", Path("my-history"))
 
 `runs.csv` has `run_id, task, status` and one column a hyperparameter of the space; `curves.csv` has `run_id, fidelity,
-score, cost_s`. Everything else that the Parquet tables have may be there too (docs/metadata.md). Rows that cannot be
+score, cost_s`. Everything else that the Parquet tables have may be there too (docs/own-history.md). Rows that cannot be
 used are listed, with their number and the reason; the rest is kept. Runs from MLflow come the same way
 (ftmeta/tracking/history.py): what differs is where the text comes from.
 """

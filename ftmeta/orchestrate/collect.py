@@ -2,8 +2,8 @@
 
     summary = collect(load_sweep("jobs/configs/collect-smoke.yaml"), Path("/shared/smoke"))
 
-In `out`: `ledger/` (a file a run, the truth), `drivers/` (what `ftmeta collect --status` reads), and the meta-dataset
-that is written from the ledger at the end. Submitting the same sweep again goes on where it stopped. Submitting it
+In `out`: `ledger/` (a file a run, the truth), `sweep.yaml`, `drivers/` (what `ftmeta collect --status` reads), and the
+meta-dataset that is written from the ledger at the end. Submitting the same sweep again goes on where it stopped. Submitting it
 while it runs shares the work: the second driver starts from the other end, and no driver makes a run that another has
 finished before its turn comes; where they meet, a few runs may be made twice, and the first row stays.
 """
@@ -25,6 +25,7 @@ from typing import Any
 
 from ftmeta.costs import usd_of
 from ftmeta.errors import MetaDatasetError
+from ftmeta.files import write_text
 from ftmeta.hardware import profile_of
 from ftmeta.metadataset import Ledger, find, write
 from ftmeta.metadataset.folder import runs_in
@@ -91,6 +92,7 @@ def collect(
     foreign = len(there) - len(found.keys() | replaced)
     state = State(ledger, tracking, Totals(len(pending), slots=1), again=frozenset(replaced))
     began = time.monotonic()
+    write_text(out / "sweep.yaml", _definition(sweep))  # for `ftmeta metadata to-mlflow`
     try:
         with Beacon(out, _facts(plan, state, foreign)) as beacon:
             if pending:

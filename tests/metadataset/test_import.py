@@ -423,7 +423,7 @@ def test_help_has_an_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_the_example_of_the_documentation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "metadata.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "own-history.md").read_text(encoding="utf-8")
     files = re.findall(r"```(?:yaml|csv)\n# (\S+)\n(.*?)```", page, flags=re.DOTALL)
     assert [name for name, _ in files] == ["space.yaml", "runs.csv", "curves.csv"]
     for name, content in files:
