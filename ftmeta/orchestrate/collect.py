@@ -3,9 +3,9 @@
     summary = collect(load_sweep("jobs/configs/collect-smoke.yaml"), Path("/shared/smoke"))
 
 In `out`: `ledger/` (a file a run, the truth), `sweep.yaml`, `drivers/` (what `ftmeta collect --status` reads), and the
-meta-dataset that is written from the ledger at the end. Submitting the same sweep again goes on where it stopped. Submitting it
-while it runs shares the work: the second driver starts from the other end, and no driver makes a run that another has
-finished before its turn comes; where they meet, a few runs may be made twice, and the first row stays.
+meta-dataset that is written from the ledger at the end. Submitting the same sweep again goes on where it stopped.
+Submitting it while it runs shares the work: the second driver starts from the other end, and no driver makes a run that
+another has finished before its turn comes; where they meet, a few runs may be made twice, and the first row stays.
 """
 
 from __future__ import annotations
