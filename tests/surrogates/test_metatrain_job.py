@@ -29,7 +29,7 @@ def test_the_job_meta_trains_what_its_file_names(
 
 def test_a_missing_meta_dataset_is_a_users_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FTMETA_STATE", str(tmp_path))
-    with pytest.raises(MetaDatasetError, match="no meta-dataset .*; give "):
+    with pytest.raises(MetaDatasetError, match=r"no meta-dataset .*; give "):
         main(["--config", str(CONFIGS / "metatrain-smoke.yaml")])
     assert not (tmp_path / "selectors").exists()
 
