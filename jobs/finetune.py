@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ftmeta.costs import usd_of
-from ftmeta.errors import FtmetaError
+from ftmeta.errors import ConfigError, FtmetaError
 from ftmeta.orchestrate.config import load_config
 from ftmeta.orchestrate.connection import connected
 from ftmeta.orchestrate.shell import exit_codes, results_folder
@@ -45,11 +45,11 @@ class Finetune(BaseModel):
     space: str = "lora-v1"
     pipeline: str = "strong-default"
     base_model: str = "phi3-micro"
-    seed: int = 0
-    fidelity: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0, strict=True)
+    fidelity: int | None = Field(default=None, ge=1, strict=True)
     budget: BudgetChanges = BudgetChanges()
-    cpus: int = Field(default=1, ge=1)
-    workers: int | None = Field(default=None, ge=1)
+    cpus: int = Field(default=1, ge=1, strict=True)
+    workers: int | None = Field(default=None, ge=1, strict=True)
     gpus_per_worker: Literal[0, 1] = 0
     cpus_per_worker: float = Field(default=1, gt=0)
     min_workers: int | None = Field(default=None, ge=1)  # after a failure the run goes on with as few as these
@@ -66,6 +66,8 @@ class Finetune(BaseModel):
         given = sorted(of_workers & self.model_fields_set)
         if self.workers is None and given:
             raise ValueError(f"{given[0]} belongs to a run on several workers; give workers too")
+        if self.workers is not None and "cpus" in self.model_fields_set:
+            raise ValueError("cpus belongs to a run in one process; with workers give cpus_per_worker")
         if self.workers is not None and self.workers < (self.min_workers or 1):
             raise ValueError(f"min_workers is {self.min_workers}, more than the {self.workers} workers")
         return self
@@ -94,21 +96,23 @@ def run(config: Finetune, out: Path | None, tracking_uri: str | None) -> dict[st
     """Finetunes on a node of the cluster that has room, reports to MLflow, and returns the document."""
     from ftmeta.finetune.single import result_of
     from ftmeta.models import resolve
+    from ftmeta.orchestrate.train import require_new
     from ftmeta.space import load_pipeline, load_space
     from ftmeta.tasks import load_task
 
     space = load_space(config.space)
     budget = space.budget(**config.budget.model_dump(exclude_none=True))
+    if config.fidelity is not None and config.fidelity > budget.max_fidelity:
+        raise ConfigError(f"fidelity is {config.fidelity}; a run ends at {budget.max_fidelity}, so give at most that")
     pipeline, task, info = load_pipeline(config.pipeline, space), load_task(config.data), resolve(config.base_model)
     spec = RunSpec(task.name, task.fingerprint, info.name, info.fingerprint, pipeline, config.seed, budget)
     folder = results_folder(out, f"finetune/{task.name}-{spec.run_id}")
+    require_new(folder, replace=out is None)  # before Ray is started for nothing; the default folder is of this run
     tracked = tracker(tracking_uri, "finetune", usd=usd_of).single()
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     with connected():
         on_workers = _on_one_node if config.workers is None else _on_workers
-        document = on_workers(
-            config, spec, task, info, folder, replace=out is None
-        )  # the default folder is of this run
+        document = on_workers(config, spec, task, info, folder, replace=out is None)
     tracked.log(result_of(document, spec, started_at))
     tracked.close("ok", {})
     return document

@@ -12,7 +12,7 @@ import yaml
 
 from ftmeta.cli import main
 from ftmeta.cli.output import duration, money
-from ftmeta.cli.recommending import parse_budget
+from ftmeta.cli.recommending import parse_time
 from ftmeta.errors import UserError
 from ftmeta.schema import Pipeline
 from ftmeta.space import load_space, pipeline_yaml
@@ -242,13 +242,13 @@ def test_mistakes_exit_with_2_and_one_message(
     [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("0.5m", 30), ("45", 45), (None, None)],
 )
 def test_budgets(text: str | None, seconds: float | None) -> None:
-    assert parse_budget(text) == seconds
+    assert parse_time(text, "--budget") == seconds
 
 
 @pytest.mark.parametrize("text", ["", "m", "-5m", "5 m", "five", "5m3", "0s"])
 def test_budgets_that_are_none(text: str) -> None:
     with pytest.raises(UserError):
-        parse_budget(text)
+        parse_time(text, "--budget")
 
 
 def test_durations_and_money() -> None:

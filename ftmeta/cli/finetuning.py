@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ftmeta.cli.output import JsonOption, Reply, command, duration, money, note, number, progress_bar, table
-from ftmeta.cli.recommending import BaseModelOption, DataArgument, SelectorOption, parse_budget
+from ftmeta.cli.recommending import BaseModelOption, DataArgument, SelectorOption, parse_time
 from ftmeta.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def finetune(
         int | None, typer.Option(min=1, help="Rows x padded length of one forward pass; `ftmeta plan` chooses it.")
     ] = None,
     activation_checkpointing: Annotated[
-        bool, typer.Option("--activation-checkpointing", help="Less memory for a third more work.")
+        bool, typer.Option("--activation-checkpointing", help="Less memory for half as much work again.")
     ] = False,
-    wait: Annotated[str | None, typer.Option(help="For missing nodes, before giving up; default: 60s.")] = None,
+    wait: Annotated[str | None, typer.Option(help="On a cluster: for missing nodes to come; default: 60s.")] = None,
     selector: SelectorOption = None,
     json: JsonOption = False,
 ) -> Reply:
@@ -88,6 +88,8 @@ def finetune(
         )
     if zero not in (None, 0, 2, 3):
         raise UserError(f"--zero is {zero}; choose 0, 2 or 3")
+    if out is not None and out.exists():
+        raise UserError(f"{out} exists already; name a new folder with --out, or remove it")
     execution = Execution(micro_batch_tokens, activation_checkpointing)
     info = resolve(base_model)
     task = load_task(data)
@@ -97,7 +99,8 @@ def finetune(
         run = partial(finetune_to_folder, chosen, task, info, seed, budget=budget, device=device, threads=threads)
     else:
         spec = RunSpec(task.name, task.fingerprint, info.name, info.fingerprint, chosen, seed, budget)
-        size = Workers(workers, cpus_per_worker or 1, gpus_per_worker or 0, parse_budget(wait) or Workers.wait_s)
+        wait_s = parse_time(wait, "--wait") or Workers.wait_s
+        size = Workers(workers, cpus_per_worker or 1, gpus_per_worker or 0, wait_s)
         run = partial(_on_workers, spec, task, base_model, size, zero_stage=2 if zero is None else zero)
     last = budget.max_fidelity
     with progress_bar() as progress:
@@ -125,12 +128,14 @@ def _on_workers(
     from ftmeta.finetune.single import default_folder
     from ftmeta.orchestrate.connection import connected
     from ftmeta.orchestrate.room import require_room
-    from ftmeta.orchestrate.train import train
+    from ftmeta.orchestrate.train import require_new, train
 
+    folder = out or default_folder(spec)
+    require_new(folder.absolute())  # before Ray is started for nothing
     with connected():
         if "RAY_ADDRESS" not in os.environ:  # this machine alone: no node will come
             require_room(replace(size, wait_s=0))
-        return train(spec, task, base_model, out or default_folder(spec), size, **options)
+        return train(spec, task, base_model, folder, size, **options)
 
 
 def show_run(console: Console, document: dict[str, Any]) -> None:

@@ -35,8 +35,8 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: `ftmeta recommend my-data.jsonl --budget 30m --top 3`")(recommend)
 
 
-def parse_budget(text: str | None) -> float | None:
-    """'30m', '90s', '2h', '1h30m' or plain seconds, as seconds. Raises UserError."""
+def parse_time(text: str | None, option: str) -> float | None:
+    """'30m', '90s', '2h', '1h30m' or plain seconds, as seconds. Raises UserError that names the option."""
     if text is None:
         return None
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
@@ -45,9 +45,9 @@ def parse_budget(text: str | None) -> float | None:
     elif re.fullmatch(r"\d+(\.\d+)?", text):
         seconds = float(text)
     else:
-        raise UserError(f"budget '{text}' is not a time; write it as 90s, 30m, 2h or 1h30m")
+        raise UserError(f"{option} '{text}' is not a time; write it as 90s, 30m, 2h or 1h30m")
     if seconds <= 0:
-        raise UserError(f"budget '{text}' is nothing; give more than 0 s")
+        raise UserError(f"{option} '{text}' is nothing; give more than 0 s")
     return seconds
 
 
@@ -70,7 +70,7 @@ def recommend(
     document = recommend_for_task(
         data,
         base_model=base_model,
-        budget_s=parse_budget(budget),
+        budget_s=parse_time(budget, "--budget"),
         budget_usd=budget_usd,
         top_k=top,
         hardware=hardware,

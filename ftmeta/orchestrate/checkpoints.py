@@ -25,6 +25,11 @@ from ftmeta.finetune import checkpoint as checkpoints
 KEEP = 2
 
 
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Those that count, whole or not, in no order."""
+    return list(folder.glob("step-*"))
+
+
 class Checkpoints:
     """`owner` is the command's mark; `tell` gets a line for each thing that went wrong and was dealt with."""
 
@@ -68,8 +73,8 @@ class Checkpoints:
         for place in self._newest_first():
             try:
                 checkpoints.load(place, run_id)
-            except DataError as error:
-                self._tell(f"passed over: {error}")
+            except DataError:
+                self._tell(f"the checkpoint {place.name} is torn, or none that can be used; the one before it counts")
                 aside = place.with_name(f"unusable-{place.name}")
                 shutil.rmtree(aside, ignore_errors=True)
                 place.rename(aside)
@@ -78,4 +83,4 @@ class Checkpoints:
         return None
 
     def _newest_first(self) -> list[Path]:
-        return sorted(self._folder.glob("step-*"), reverse=True)
+        return sorted(checkpoints_in(self._folder), reverse=True)

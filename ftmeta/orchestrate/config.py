@@ -28,5 +28,13 @@ def load_config(path: Path | str, model: type[Model]) -> Model:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        raise ConfigError(f"{path}: {wrong}; known keys: {known}") from None
+        found = error.errors()[:5]
+        wrong = "; ".join(_said(".".join(map(str, one["loc"])), one["msg"]) for one in found)
+        unknown = any(one["type"] == "extra_forbidden" and len(one["loc"]) == 1 for one in found)
+        raise ConfigError(f"{path}: {wrong}" + (f"; known keys: {known}" if unknown else "")) from None
+
+
+def _said(key: str, message: str) -> str:
+    """What is wrong with a key, or (without one) with the whole file."""
+    message = message.removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message

@@ -79,6 +79,15 @@ def train_rank(config: Mapping[str, Any]) -> None:
     except UserError as error:
         tell("mistake", str(error))
         raise
+    except _ToldError:
+        raise
+    except Exception as error:
+        tell("error", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        raise
+
+
+class _ToldError(RuntimeError):
+    """A failure that the inbox has heard of."""
 
 
 def _train(order: Order, tell: Tell) -> None:
@@ -124,7 +133,8 @@ def _train(order: Order, tell: Tell) -> None:
         raise RuntimeError(f"worker {rank} cannot read {chosen[0]}: {error}") from None
     with run:
         if rank == 0:
-            tell("start", {"workers": run.ranks.size, "step": run.step, "points": list(run.curve)})
+            points = list(run.curve)
+            tell("start", {"workers": run.ranks.size, "step": run.step, "of": run.total_steps, "points": points})
         for point in run:
             store.save(run)
             if rank == 0:
@@ -132,7 +142,7 @@ def _train(order: Order, tell: Tell) -> None:
             ray.train.report({"fidelity": point.fidelity, "score": point.score, "cost_s": point.cost_s})
         if run.status in ("oom", "error"):
             tell(run.status, run.error)
-            raise RuntimeError(f"worker {rank}: {run.error}")
+            raise _ToldError(f"worker {rank}: {run.error}")
         if run.was_stopped:
             store.save(run)
             result = run.result()
@@ -169,6 +179,8 @@ class _Watch:
         stop, look, save = (total > 0 for total in run.ranks.sum([float(one) for one in wanted]))
         if look:
             self._looked = now
+            if first:
+                self._store.require_mine()
             stop = ray.train.get_preemption_info() is not None or stop
         if save and not stop:
             self._saved = now

@@ -22,7 +22,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -31,6 +31,8 @@ from ftmeta.files import fingerprint
 from ftmeta.orchestrate.config import load_config
 from ftmeta.schema import BaseModelInfo, Budget, Pipeline, RunSpec, Task, Value
 from ftmeta.space import Space, load_pipeline, load_space
+
+Seed = Annotated[int, Field(ge=0, strict=True)]
 
 
 class Around(BaseModel):
@@ -64,7 +66,7 @@ class Replicates(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     pipelines: int = Field(ge=1)
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
 
 
 class BudgetChanges(BaseModel):
@@ -86,7 +88,7 @@ class Sweep(BaseModel):
     tasks: list[str] = Field(min_length=1)
     base_model: str = "phi3-micro"
     pipelines: Pipelines = Pipelines(include=["default", "strong-default"])
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Seed] = Field(default=[0], min_length=1)
     replicates: Replicates | None = None
     budget: BudgetChanges = BudgetChanges()
     slots: int | None = Field(default=None, ge=1)  # runs at a time; None: as many as the cluster has room for

@@ -28,6 +28,7 @@ from typing import Any
 from ftmeta.errors import FtmetaError, UserError
 from ftmeta.files import require_writable, write_text
 from ftmeta.finetune.engine import Execution
+from ftmeta.orchestrate.checkpoints import checkpoints_in
 from ftmeta.orchestrate.connection import on_signals
 from ftmeta.orchestrate.rank import Order, train_rank
 from ftmeta.orchestrate.room import Workers, require_room
@@ -104,9 +105,7 @@ def train(
     RETRIES times or find no place; the checkpoints stay, and the same call goes on from them.
     """
     folder = folder.absolute()
-    if folder.exists() and not replace:
-        raise UserError(f"{folder} exists already; name a new folder with --out, or remove it")
-    require_writable(folder)
+    require_new(folder, replace=replace)
     require_room(workers)
     order = Order(
         spec=spec,
@@ -150,8 +149,15 @@ def train(
         try:
             shutil.rmtree(order.unfinished)
         except OSError as error:
-            _note(outcome, f"{order.unfinished} could not be removed ({error.strerror}); nothing in it is needed now")
+            _note(outcome, f"{order.unfinished} could not be removed ({error.strerror}); it is not needed any more")
     return {**document, "starts": outcome.starts, "notes": outcome.notes}
+
+
+def require_new(folder: Path, *, replace: bool = False) -> None:
+    """Raises UserError where a run cannot leave its folder. Worth asking before Ray is started."""
+    if folder.exists() and not replace:
+        raise UserError(f"{folder} exists already; name a new folder with --out, or remove it")
+    require_writable(folder)
 
 
 def _take_over(order: Order) -> None:
@@ -233,6 +239,8 @@ def _listen(inbox: Any, outcome: Outcome, on_point: Callable[[CurvePoint], None]
         match kind:
             case "start":
                 outcome.starts.append({"workers": value["workers"], "step": value["step"]})
+                if value["step"]:
+                    log.warning("%d workers go on from step %d of %d", value["workers"], value["step"], value["of"])
                 for point in value["points"]:
                     _take_point(point, outcome, on_point)
             case "point":
@@ -302,6 +310,8 @@ def _explained(failure: Exception, workers: Workers, order: Order) -> FtmetaErro
 
 
 def _resume(order: Order) -> str:
+    if not checkpoints_in(order.unfinished):
+        return "no checkpoint was written yet, so the same command starts anew"
     return f"what is done is kept in {order.unfinished}, and the same command goes on from there"
 
 
