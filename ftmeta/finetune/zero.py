@@ -1,15 +1,16 @@
 """Several processes, one run: DeepSpeed with ZeRO stage 0, 2 or 3 (arXiv 1910.02054) under the worker's own loop.
 
     torch.distributed.init_process_group("gloo")     # or nccl; under Ray Train it is there already
-    with finetune(..., engine=functools.partial(ZeroEngine, stage=2)) as run: ...
+    base = load_base(info, "cpu", stage=2)
+    with finetune(..., base, engine=functools.partial(ZeroEngine, stage=2, device=base.device)) as run: ...
 
 A step's examples are shared out among the ranks; DeepSpeed sums gradients, clips, and keeps the optimizer (stage 2) and
 the weights too (stage 3) in pieces. The settings are data: ftmeta/data/zero/stageN.json, to which this file adds what
 belongs to the run. `state()` is whole on each rank, so a run goes on with another number of ranks, another stage, or
 with LocalEngine.
 
-In bfloat16 DeepSpeed keeps the adapter in bfloat16 and a float32 master copy in the optimizer. It has none without
-ZeRO, so there stage 0 is stage 1: the same arithmetic, the optimizer in pieces.
+In bfloat16 DeepSpeed keeps the adapter in bfloat16 and a float32 master copy in the optimizer, but only under ZeRO.
+Stage 0 in bfloat16 is therefore run as stage 1, which differs in that the optimizer is in pieces.
 """
 
 from __future__ import annotations
@@ -21,20 +22,36 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from ftmeta.errors import ConfigError
 from ftmeta.files import DATA
 from ftmeta.finetune import adapters
+from ftmeta.finetune.dropout import BitDropout
 from ftmeta.finetune.engine import Ranks, Result, load_optimizer_state, optimizer_kinds, optimizer_state
 from ftmeta.finetune.optim import make_optimizer, set_learning_rate
 from ftmeta.finetune.settings import Settings
+from ftmeta.models import LoadedModel, load
+from ftmeta.schema import BaseModelInfo
 
 STAGES = (0, 2, 3)
+
+
+def load_base(info: BaseModelInfo, device: str, stage: int, dtype: str | None = None) -> LoadedModel:
+    """The base model of a rank that computes on `device`; `dtype` as in `ftmeta.models.load`.
+
+    Under stage 3 a GPU need not hold the whole model at any time: the weights wait in host memory until ZeroEngine
+    takes them over one by one.
+    """
+    if stage < 3 or torch.device(device).type == "cpu":
+        return load(info, device, dtype)
+    return replace(load(info, "cpu", dtype or "bfloat16"), device=torch.device(device))
 
 
 class ProcessGroup:
@@ -67,7 +84,8 @@ class _Anything(nn.Module):
 
 
 class ZeroEngine:
-    """`adapted` lies in this rank's memory, the same weights on each rank; under stage 3 it is taken apart here."""
+    """`adapted` is whole and the same on each rank, on `device` or, under stage 3, wherever `load_base` put it: then it
+    is taken apart here."""
 
     def __init__(
         self,
@@ -77,10 +95,10 @@ class ZeroEngine:
         learning_rate: float,
         *,
         stage: int,
+        device: torch.device,
     ) -> None:
         self._adapted, self._parameters = adapted, dict(parameters)
         self._model = adapted.get_base_model()
-        device = self._model.device
         deepspeed = _deepspeed(device)
         self._half = half = self._model.dtype == torch.bfloat16
         self.ranks: Ranks = ProcessGroup(device)
@@ -89,10 +107,11 @@ class ZeroEngine:
         if not self.in_pieces:
             for parameter in parameters.values():  # the ranks drew the same; this makes sure of it
                 dist.broadcast(parameter.data, src=0)
-        config = _settings(self._stage, half, settings.max_grad_norm, self.ranks.size)
+        config = _deepspeed_config(self._stage, half, settings.max_grad_norm, self.ranks.size)
         module = _Anything(self._model)
         if self.in_pieces:
-            deepspeed.zero.Init(module=module, config_dict_or_path=config)
+            deepspeed.zero.Init(module=module, config_dict_or_path=config)  # each weight to the device and into pieces
+            bring_along(adapted, device)
         optimizer = make_optimizer(parameters, settings, learning_rate)
         self._norm: torch.Tensor | None = None
         self._max_grad_norm = settings.max_grad_norm
@@ -205,7 +224,18 @@ class ZeroEngine:
             utils.safe_set_full_optimizer_state(parameter, value, kind)
 
 
-def _settings(stage: int, half: bool, max_grad_norm: float, ranks: int) -> dict[str, Any]:
+def bring_along(adapted: nn.Module, device: torch.device) -> None:
+    """Puts on `device` what zero.Init leaves behind: buffers, and the dropout that adapters.py has for CPUs alone."""
+    for module in adapted.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+        if isinstance(module, LoraLayer) and device.type != "cpu":
+            for name, dropout in module.lora_dropout.items():
+                if isinstance(dropout, BitDropout):
+                    module.lora_dropout[name] = nn.Dropout(dropout.p)
+
+
+def _deepspeed_config(stage: int, half: bool, max_grad_norm: float, ranks: int) -> dict[str, Any]:
     """The settings of a stage, with what depends on the run."""
     file = DATA / "zero" / f"stage{stage}.json"
     if not file.is_file():

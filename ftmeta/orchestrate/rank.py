@@ -96,8 +96,8 @@ def _train(order: Order, tell: Tell) -> None:
 
     from ftmeta.finetune import finetune
     from ftmeta.finetune.single import as_document, conclude
-    from ftmeta.finetune.zero import ZeroEngine
-    from ftmeta.models import load, resolve
+    from ftmeta.finetune.zero import ZeroEngine, load_base
+    from ftmeta.models import resolve
     from ftmeta.orchestrate.workers import require_planned
 
     context, spec = ray.train.get_context(), order.spec
@@ -108,7 +108,7 @@ def _train(order: Order, tell: Tell) -> None:
             "that all nodes share"
         )
     store = Checkpoints(order.unfinished, order.owner, functools.partial(tell, "note"))
-    base = load(resolve(order.base_model), str(ray.train.torch.get_device()))
+    base = load_base(resolve(order.base_model), str(ray.train.torch.get_device()), order.zero_stage)
     require_planned(base, spec)
     if rank == 0:
         store.claim()
@@ -123,7 +123,7 @@ def _train(order: Order, tell: Tell) -> None:
         budget=spec.budget,
         until=order.until,
         checkpoint=chosen[0],
-        engine=functools.partial(ZeroEngine, stage=order.zero_stage),
+        engine=functools.partial(ZeroEngine, stage=order.zero_stage, device=base.device),
         execution=order.execution,
         after_step=_Watch(order, store),
     )

@@ -19,7 +19,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from torch import nn
 from zero_ranks import ALONE, CASES, LATER, main
+
+from ftmeta.finetune import adapters
+from ftmeta.finetune.dropout import BitDropout
+from ftmeta.finetune.zero import bring_along, load_base
+from ftmeta.models import resolve
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.timeout(400)  # the first test waits for all cases
@@ -130,6 +136,28 @@ def test_dropout_goes_on_where_it_was(folder: Path) -> None:
     assert_same(folder, "resumed-dropout-2", "dropout-2", 1e-6, from_step=3)
     apart = outcome(folder, "dropout-2")["losses"][-1] - outcome(folder, "alone-lora")["losses"][-1]
     assert abs(apart) > 1e-4, "dropout is on"
+
+
+@pytest.mark.parametrize(("stage", "place"), [(0, "cpu"), (2, "cpu"), (3, "cpu"), (3, "cuda:0")])
+def test_under_stage_3_the_whole_model_waits_in_host_memory(stage: int, place: str, model_folder: Path) -> None:
+    base = load_base(resolve(str(model_folder)), place, stage)
+    assert base.device == torch.device(place)
+    assert {weight.device.type for weight in base.model.parameters()} == {"cpu"}
+    assert base.model.dtype == (torch.bfloat16 if place == "cuda:0" else torch.float32)  # as the device computes
+
+
+def test_what_deepspeed_leaves_on_the_cpu_follows_its_weights(model_folder: Path) -> None:
+    """The meta device stands for one that is not the CPU; DeepSpeed has moved the parameters by then."""
+    model = load_base(resolve(str(model_folder)), "cpu", 3).model
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, lora_dropout=0.1, target_modules=["qkv_proj"])
+    adapted = adapters.attach(model, config)
+    made_for_cpus = [module for module in adapted.modules() if isinstance(module, BitDropout)]
+    assert made_for_cpus
+    bring_along(adapted, torch.device("meta"))
+    assert {buffer.device.type for buffer in adapted.buffers()} == {"meta"}
+    assert not any(isinstance(module, BitDropout) for module in adapted.modules())
+    dropouts = [module for module in adapted.modules() if isinstance(module, nn.Dropout) and module.p == 0.1]
+    assert len(dropouts) == len(made_for_cpus)
 
 
 @pytest.mark.gpu

@@ -50,11 +50,12 @@ def run_case(folder: Path, name: str, case: dict[str, Any], device: str) -> None
     from ftmeta import models
     from ftmeta.finetune import finetune
     from ftmeta.finetune.engine import Execution, LocalEngine
-    from ftmeta.finetune.zero import ZeroEngine
+    from ftmeta.finetune.zero import ZeroEngine, load_base
     from ftmeta.schema import Budget, Pipeline
     from tests.finetune.conftest import make_task
 
-    base = models.load(models.resolve(str(folder / "model")), device, case.get("dtype", "float32"))
+    info = models.resolve(str(folder / "model"))
+    base = load_base(info, device, case.get("stage", 0), case.get("dtype", "float32"))
     values = {
         "peft_method": case["method"],
         "batch_size": case.get("batch_size", 8),
@@ -78,7 +79,9 @@ def run_case(folder: Path, name: str, case: dict[str, Any], device: str) -> None
         seed=3,
         budget=Budget(epochs=case.get("epochs", 1), max_fidelity=3, eval_examples=11),
         checkpoint=folder / f"{start}-checkpoint" if start else None,
-        engine=functools.partial(ZeroEngine, stage=case["stage"]) if "stage" in case else LocalEngine,
+        engine=functools.partial(ZeroEngine, stage=case["stage"], device=base.device)
+        if "stage" in case
+        else LocalEngine,
         execution=Execution(micro_batch_tokens=60, activation_checkpointing=case.get("checkpointing", False)),
         after_step=after_step,
     )
