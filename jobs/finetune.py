@@ -1,11 +1,11 @@
 """One pipeline on one task as a job: `python -m jobs.finetune --config jobs/configs/finetune-smoke.yaml [--out DIR]`.
 
 In: a YAML file with `data`, and if wanted `pipeline`, `base_model`, `seed`, `fidelity`, `budget`; and how it is run:
-`workers` (Ray Train with DeepSpeed on so many workers; left out: one process on a node with `cpus` cores),
-`gpus_per_worker`, `cpus_per_worker`, `zero`, `micro_batch_tokens`, `activation_checkpointing`. Out: the folder DIR with
-the adapter, the pipeline and `run.json`, a run in MLflow, and the document of `ftmeta finetune --json` on standard
-output. DIR is an absolute path that every node sees, and new; without one it is a folder of the run's task and id under
-`finetune/` in the state folder of the cluster, where the same run submitted again replaces it.
+`workers` (Ray Train with DeepSpeed on so many workers; left out: one process on a node with `cpus` cores and, with
+`gpus: 1`, a GPU), `gpus_per_worker`, `cpus_per_worker`, `zero`, `micro_batch_tokens`, `activation_checkpointing`.
+Out: the folder DIR with the adapter, the pipeline and `run.json`, a run in MLflow, and the document of `ftmeta finetune
+--json` on standard output. DIR is an absolute path that every node sees, and new; without one it is a folder of the
+run's task and id under `finetune/` in the state folder of the cluster, where the same run submitted again replaces it.
 
 A job with `workers` that was stopped or killed goes on when it is submitted again: DIR.unfinished has its checkpoints.
 """
@@ -49,6 +49,7 @@ class Finetune(BaseModel):
     fidelity: int | None = Field(default=None, ge=1, strict=True)
     budget: BudgetChanges = BudgetChanges()
     cpus: int = Field(default=1, ge=1, strict=True)
+    gpus: Literal[0, 1] = 0
     workers: int | None = Field(default=None, ge=1, strict=True)
     gpus_per_worker: Literal[0, 1] = 0
     cpus_per_worker: float = Field(default=1, gt=0)
@@ -62,12 +63,13 @@ class Finetune(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Finetune:
-        of_workers = {"gpus_per_worker", "cpus_per_worker", "min_workers", "placement", "zero", "wait_s"}
+        of_workers = {"gpus_per_worker", "cpus_per_worker", "min_workers", "placement", "zero"}
         given = sorted(of_workers & self.model_fields_set)
         if self.workers is None and given:
             raise ValueError(f"{given[0]} belongs to a run on several workers; give workers too")
-        if self.workers is not None and "cpus" in self.model_fields_set:
-            raise ValueError("cpus belongs to a run in one process; with workers give cpus_per_worker")
+        of_one = sorted({"cpus", "gpus"} & self.model_fields_set)
+        if self.workers is not None and of_one:
+            raise ValueError(f"{of_one[0]} belongs to a run in one process; with workers give {of_one[0]}_per_worker")
         if self.workers is not None and self.workers < (self.min_workers or 1):
             raise ValueError(f"min_workers is {self.min_workers}, more than the {self.workers} workers")
         return self
@@ -125,11 +127,13 @@ def _on_one_node(
     from ray.exceptions import RayTaskError
 
     from ftmeta.finetune.single import finetune_to_folder
+    from ftmeta.orchestrate.room import Workers, require_room
 
-    on_a_node: Any = ray.remote(num_cpus=config.cpus)
+    require_room(Workers(1, config.cpus, config.gpus, config.wait_s))  # Ray itself would wait for ever
+    on_a_node: Any = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus)
     place = {"out": folder, "replace": replace}
     options = {"budget": spec.budget, **place, "until": config.fidelity, "threads": config.cpus}
-    options["execution"] = _execution(config)
+    options |= {"device": "cuda" if config.gpus else "cpu", "execution": _execution(config)}
     try:
         return dict(ray.get(on_a_node(finetune_to_folder).remote(spec.pipeline, task, info, config.seed, **options)))
     except RayTaskError as error:
