@@ -336,12 +336,13 @@ def parse_space(text: str, name: str) -> Space:
     return Space(file.name, file.max_fidelity, epochs, file.hyperparameters, text)
 
 
-def load_pipeline(name_or_path: str | Path, space: Space) -> Pipeline:
-    """The pipeline `default`, `strong-default`, or that of a YAML file with `space` and `hyperparameters`."""
+def load_pipeline(name_or_path: str | Path, space: Space, *, besides: tuple[str, ...] = ()) -> Pipeline:
+    """The pipeline `default`, `strong-default`, or that of a YAML file with `space` and `hyperparameters`. `besides`:
+    names that the caller takes itself, for the message of the SpaceError."""
     named = str(name_or_path) in NAMED_PIPELINES
     path = DATA / "pipelines" / f"{name_or_path}.yaml" if named else Path(name_or_path)
     if not path.is_file():
-        choices = ", ".join(("best", *NAMED_PIPELINES))
+        choices = ", ".join((*besides, *NAMED_PIPELINES))
         raise SpaceError(f"no pipeline '{name_or_path}'; give {choices}, or the path of a YAML file")
     try:
         file = _PipelineFile.model_validate(yaml.safe_load(_read_text(path)))

@@ -77,6 +77,8 @@ def show_plan(console: Console, document: dict[str, Any]) -> None:
     """The document of `plan --json` for a reader."""
     model, size = document["base_model"], document["gpu_memory_gb"]
     where = f"{document['gpus']} x {size:g} GB" + (f" on {document['nodes']} nodes" if document["nodes"] > 1 else "")
+    if document["device_type"] == "cpu":
+        where += ", a CPU core each"
     console.print(f"[bold]{model['name']}[/bold], {model['parameters']:,} parameters, on {where}", soft_wrap=True)
     chosen, time = document["plan"], document["time"]
     if chosen is None:
@@ -96,6 +98,8 @@ def show_plan(console: Console, document: dict[str, Any]) -> None:
         if gb:
             listed.add_row(part, f"{gb:.2f}")
     console.print(listed)
+    if (document["host_memory_gb"] or 0.0) >= 1:  # less is nowhere a question
+        console.print(f"host memory: up to {document['host_memory_gb']:.1f} GB on each node while the model is loaded")
     if time is not None:
         run = f", {duration(time['run_s'])} for {time['epochs']:g} epochs" if time["run_s"] is not None else ""
         console.print(

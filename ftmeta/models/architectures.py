@@ -135,33 +135,42 @@ def decoder(base_model: str) -> Decoder:
         raise ModelError(f"{path} cannot be read ({error.strerror}); give a folder with a config.json") from None
     except ValueError as error:
         raise ModelError(f"{path} is not JSON ({error}); fetch the model again") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds no JSON object; fetch the model again")
     return from_config(config, base_model)
 
 
 def from_config(config: dict[str, Any], name: str) -> Decoder:
     """The sizes that a config.json states. Raises ModelError for what is missing or not supported."""
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind not in _FUSED:
         raise ModelError(f"base models of type '{kind}' are not supported ('{name}'); supported: {', '.join(_FUSED)}")
-    required = (
-        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
-        "max_position_embeddings",
-    )  # fmt: skip
-    for key in required:
-        if not isinstance(config.get(key), int):
-            raise ModelError(f"the config.json of '{name}' has {key} {config.get(key)!r}, wanted a number")
-    heads = config["num_attention_heads"]
+
+    def size(key: str, default: int | None = None) -> int:
+        value = config.get(key)
+        if value is None and default is not None:
+            return default
+        if type(value) is not int or value < 1:  # True is an int, too
+            raise ModelError(
+                f"the config.json of '{name}' has {key} {value!r}, wanted a whole number above 0; fetch the model again"
+            )
+        return value
+
+    hidden_size, heads = size("hidden_size"), size("num_attention_heads")
+    if heads > hidden_size:
+        raise ModelError(f"the config.json of '{name}' has {heads} attention heads for hidden_size {hidden_size}")
+    has_window = config.get("sliding_window") is not None and config.get("use_sliding_window", True)
     return Decoder(
         name=name,
-        model_type=str(kind),
-        hidden_size=config["hidden_size"],
-        intermediate_size=config["intermediate_size"],
-        layers=config["num_hidden_layers"],
+        model_type=kind,
+        hidden_size=hidden_size,
+        intermediate_size=size("intermediate_size"),
+        layers=size("num_hidden_layers"),
         heads=heads,
-        key_value_heads=config.get("num_key_value_heads") or heads,
-        head_size=config.get("head_dim") or config["hidden_size"] // heads,
-        vocab_size=config["vocab_size"],
-        context_length=config["max_position_embeddings"],
-        sliding_window=config.get("sliding_window") if config.get("use_sliding_window", True) else None,
+        key_value_heads=size("num_key_value_heads", heads),
+        head_size=size("head_dim", hidden_size // heads),
+        vocab_size=size("vocab_size"),
+        context_length=size("max_position_embeddings"),
+        sliding_window=size("sliding_window") if has_window else None,
         tied=bool(config.get("tie_word_embeddings", False)),
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ftmeta.errors import ModelError
-from ftmeta.models.describe import outline
+from ftmeta.models.describe import outline, weight_files
 from ftmeta.schema import BaseModelInfo
 
 # Weights as safetensors, tokenizer and configuration; no code, which would not be run, and no pickles.
@@ -22,12 +22,21 @@ def snapshot(name: str) -> Path:
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=_FILES, local_files_only=True))
-        if (folder / "config.json").is_file():
+        if _is_whole(folder):
             return folder
     except LocalEntryNotFoundError:
         pass
     with _reasons(name):
         return Path(snapshot_download(name, allow_patterns=_FILES))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether there is all that a base model needs: `config_file` leaves a folder with config.json alone."""
+    try:
+        weight_files(folder)
+    except (ModelError, ValueError, KeyError):
+        return False
+    return all((folder / file).is_file() for file in ("config.json", "tokenizer.json"))
 
 
 def cached_folder(name: str) -> Path | None:
@@ -40,13 +49,15 @@ def cached_folder(name: str) -> Path | None:
 
 def config_file(name: str) -> Path:
     """The config.json of hub model `name` alone, from the cache or downloaded. Raises ModelError."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import snapshot_download
 
     folder = cached_folder(name)
-    if folder is not None:
-        return folder / "config.json"
-    with _reasons(name):
-        return Path(hf_hub_download(name, "config.json"))
+    if folder is None:
+        with _reasons(name):  # hf_hub_download would ask a hub that is out of reach for 20 s, with a line for each try
+            folder = Path(snapshot_download(name, allow_patterns=["config.json"]))
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"base model '{name}' has no config.json on the hub or in its cache; check the name")
+    return folder / "config.json"
 
 
 @contextlib.contextmanager

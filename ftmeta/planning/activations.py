@@ -92,7 +92,8 @@ def _block(decoder: Decoder, adapted: Adapted, how: Arithmetic, layer: int) -> _
     inputs, (output, *mlp) = attention[:-1], (attention[-1], *decoder.matrices[len(attention) :])
     before = _norm(decoder) + _attention(decoder, how) + _inputs(inputs, names, adapted, how)
     after = _norm(decoder) + _gate(decoder, how) + _inputs([output], names, adapted, how)
-    after += _inputs(mlp[:-1], names, adapted, how) + _inputs(mlp[-1:], names, adapted, how)
+    after += _inputs(mlp[:-1], names, adapted, how)  # gate and up read the same input
+    after += _inputs(mlp[-1:], names, adapted, how)  # down reads what the gate makes of it
     if layer == adapted.first:  # nothing before the first adapter has a gradient
         if any(matrix.name in names for matrix in inputs):
             before -= _norm(decoder)

@@ -134,6 +134,11 @@ def reasons(
     return found
 
 
+def number_of(count: int, what: str) -> str:
+    """`1 device`, `2 devices`."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def advice(decoder: Decoder, pipeline: Pipeline, devices: Devices, rows: Rows, batch_size: int) -> list[str]:
     """What would make it fit, each thing by itself."""
     found = []
@@ -144,11 +149,12 @@ def advice(decoder: Decoder, pipeline: Pipeline, devices: Devices, rows: Rows, b
     while count <= MOST_DEVICES:
         more = replace(devices, count=count, nodes=devices.nodes * count // devices.count)
         if choose(decoder, pipeline, more, rows, max(batch_size, count)) is not None:
-            found.append(f"{count} devices of {devices.memory_gb:g} GB fit")
+            found.append(f"{number_of(count, 'device')} of {devices.memory_gb:g} GB fit")
             break
         count *= 2
     needed = smallest(decoder, pipeline, devices, rows).memory.total / GB / devices.usable
-    found.append(f"{devices.count} of at least {math.ceil(needed)} GB fit")
+    fit = "fits" if devices.count == 1 else "fit"
+    found.append(f"{number_of(devices.count, 'device')} of at least {math.ceil(needed)} GB {fit}")
     if pipeline.get("peft_method") == "dora":
         plain = replace(pipeline, values={**pipeline.values, "peft_method": "lora"})
         if choose(decoder, plain, devices, rows, batch_size) is not None:

@@ -33,6 +33,7 @@ class Lengths:
     mean: float
     labels_mean: float
     label_share: float  # the largest share of a row that is labels
+    cut: int = 0  # rows that were longer than the context
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,14 @@ def lengths_of(task: Task, counter: Counter, context_length: int, *, full: bool)
     """Counts the training split. `full`: every token but the first is a label, not the answer alone."""
     if not task.train:
         raise DataError(f"task '{task.name}' has no training examples")
-    rows, labels = [], []
+    rows, labels, cut = [], [], 0
     prompts = prompt_tokens(task.train, counter.tokenizer)
     completions = completion_tokens(task.train, counter.tokenizer)
     for example, prompt, completion in zip(task.train, prompts, completions, strict=True):
         around = counter.chat_tokens + _A_TURN * (len(example.context) - 1)
-        row = min(len(prompt) + len(completion) + around, context_length)
+        whole = len(prompt) + len(completion) + around
+        row = min(whole, context_length)
+        cut += whole > context_length
         rows.append(row)
         labels.append(row - 1 if full else min(len(completion) + _END, row - 1))
     return Lengths(
@@ -62,6 +65,7 @@ def lengths_of(task: Task, counter: Counter, context_length: int, *, full: bool)
         mean=sum(rows) / len(rows),
         labels_mean=sum(labels) / len(labels),
         label_share=max(label / row for label, row in zip(labels, rows, strict=True)),
+        cut=cut,
     )
 
 

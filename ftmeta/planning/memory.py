@@ -142,6 +142,12 @@ def memory(decoder: Decoder, pipeline: Pipeline, setting: Setting) -> Memory:
     )
 
 
+def loading_bytes(decoder: Decoder, setting: Setting, nodes: int) -> float:
+    """Host memory of a node, at most, while its workers load the model: each has the whole of it there before its
+    device gets the weights, or its share of them."""
+    return setting.devices / nodes * decoder.parameters * arithmetic(decoder, setting).width
+
+
 def arithmetic(decoder: Decoder, setting: Setting) -> Arithmetic:
     half = setting.dtype == "bfloat16"
     return Arithmetic(

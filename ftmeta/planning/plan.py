@@ -7,15 +7,16 @@ Neither weights nor torch are touched; a dataset is read and counted if one is g
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
 from ftmeta.errors import UserError
-from ftmeta.hardware import HardwareProfile, detect, list_hardware, load_hardware
+from ftmeta.hardware import CPU, HardwareProfile, detect, list_hardware, load_hardware
 from ftmeta.models.architectures import Decoder, decoder
 from ftmeta.planning.choose import Devices, Plan, Rows, advice, choose, reasons, smallest
 from ftmeta.planning.lengths import Lengths, counter_of, lengths_of
-from ftmeta.planning.memory import GB, is_lean, trainable_parameters
+from ftmeta.planning.memory import GB, is_lean, loading_bytes, trainable_parameters
 from ftmeta.planning.throughput import Load, Time, step_time
 from ftmeta.schema import Pipeline, Task
 
@@ -41,6 +42,8 @@ def plan(
         raise UserError(
             f"--gpus {gpus} on --nodes {nodes}: a plan is for nodes with equally many GPUs; give a multiple"
         )
+    if gpu_memory_gb is not None and not (math.isfinite(gpu_memory_gb) and gpu_memory_gb > 0):
+        raise UserError(f"--gpu-memory is {gpu_memory_gb}; give the GB of one GPU, as 24")
     shape = decoder(base_model)
     profile, notes = _hardware(hardware, gpu_memory_gb)
     memory_gb = profile.memory_gb if gpu_memory_gb is None else gpu_memory_gb
@@ -55,11 +58,18 @@ def plan(
                 f"the tokenizer of {base_model} is not on this machine; lengths are counted with phi3-micro's, which "
                 "makes more tokens of a text"
             )
+        if lengths.cut:
+            notes.append(
+                f"{lengths.cut} of {lengths.examples} training examples are longer than the context of "
+                f"{shape.context_length} tokens and lose text"
+            )
     else:
         lengths = _assumed(shape, sequence_length, notes)
     rows = Rows(lengths.longest, lengths.label_share)
     chosen = choose(shape, pipeline, devices, rows, batch)
     shown = chosen or smallest(shape, pipeline, devices, rows)
+    if shown.setting.zero_stage == 3:
+        notes.append("what ZeRO-3 needs is computed from DeepSpeed's code and settings; it was never measured on GPUs")
     time = None
     if chosen is not None:
         load = Load(batch, lengths.mean, lengths.labels_mean)
@@ -73,6 +83,7 @@ def plan(
         "nodes": nodes,
         "gpu_memory_gb": memory_gb,
         "usable_gb": round(devices.usable_gb, 3),
+        "device_type": devices.device_type,
         "batch_size": batch,
         "sequence_length": lengths.longest,
         "task": None if task is None else {"name": task.name, **asdict(lengths)},
@@ -80,6 +91,9 @@ def plan(
         "plan": None if chosen is None else _plan_document(chosen),
         "memory_gb": {name: round(value / GB, 3) for name, value in asdict(shown.memory).items()}
         | {"total": round(shown.memory.total / GB, 3)},
+        "host_memory_gb": None
+        if devices.device_type == "cpu"
+        else round(loading_bytes(shape, shown.setting, nodes) / GB, 3),
         "forward_pass": "ftmeta's own" if is_lean(shape, shown.setting) else "transformers'",
         "time": time,
         "reasons": _why(shape, pipeline, devices, rows, batch, chosen, shown),
@@ -89,16 +103,23 @@ def plan(
 
 
 def _hardware(name: str | None, memory_gb: float | None) -> tuple[HardwareProfile, list[str]]:
-    """The profile that times rest on. Where only the memory is known, the slowest GPU with as much or the next more."""
+    """The profile that times rest on, and what there is to say about it. Where only the memory is known, the slowest
+    GPU with as much or the next more."""
+    if name is None and memory_gb is None:
+        profile = load_hardware(detect())
+        cpu = "no GPU was found here, so this is a plan for CPU cores; --gpu-memory or --hardware plans for GPUs"
+        return profile, [cpu] if profile.name == CPU else []
     if name is not None:
-        return load_hardware(name), []
-    if memory_gb is None:
-        return load_hardware(detect()), []
+        profile = load_hardware(name)
+        apart = f"{name} has {profile.memory_gb:g} GB, and the plan is for {memory_gb} GB; times are those of {name}"
+        return profile, [] if memory_gb in (None, profile.memory_gb) else [apart]
+    assert memory_gb is not None
     known = [load_hardware(one) for one in list_hardware() if not one.startswith("cpu")]
     enough = [one.memory_gb for one in known if one.memory_gb >= memory_gb]
     size = min(enough) if enough else max(one.memory_gb for one in known)
     slowest = min((one for one in known if one.memory_gb == size), key=lambda one: one.flops_per_s)
-    return slowest, [f"times are those of {slowest.name}, the slowest known GPU of {size:g} GB; --hardware names yours"]
+    whose = f"times are those of {slowest.name}, the slowest known GPU of {size:g} GB; --hardware names yours"
+    return slowest, [whose if enough else f"no known GPU has {memory_gb:g} GB; {whose}"]
 
 
 def _assumed(shape: Decoder, sequence_length: int | None, notes: list[str]) -> Lengths:

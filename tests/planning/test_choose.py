@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ftmeta.models import decoder
 from ftmeta.orchestrate.config import load_config
 from ftmeta.planning.choose import Devices, Rows, choose
 from ftmeta.planning.plan import plan
-from ftmeta.schema import Pipeline
+from ftmeta.schema import Example, Message, Pipeline, Task
 from ftmeta.space import load_pipeline, load_space
 from ftmeta.tasks import load_task
 from jobs.finetune import Finetune
@@ -51,9 +52,12 @@ def test_phi3_mini_on_real_gpus(
     config = load_config(CONFIGS / file, Finetune)
     assert config.base_model == MINI
     assert config.pipeline == "strong-default"
-    assert config.workers == gpus
-    assert config.gpus_per_worker == 1
-    assert config.zero == found["plan"]["zero_stage"]
+    if gpus == 1:  # one process, plain torch
+        assert (config.workers, config.gpus) == (None, 1)
+        assert found["plan"]["zero_stage"] == 0
+    else:
+        assert (config.workers, config.gpus_per_worker) == (gpus, 1)
+        assert config.zero == found["plan"]["zero_stage"]
     assert config.micro_batch_tokens == found["plan"]["micro_batch_tokens"]
     assert config.activation_checkpointing == found["plan"]["activation_checkpointing"]
 
@@ -66,6 +70,20 @@ def test_long_rows_are_checkpointed_and_a_large_model_is_taken_apart(strong: Pip
     large = plan(MEDIUM, strong, gpus=4, gpu_memory_gb=24)
     assert large["plan"]["zero_stage"] == 3
     assert any("under ZeRO-2" in reason for reason in large["reasons"])
+    assert any("never measured on GPUs" in note for note in large["notes"])
+    assert not any("never measured on GPUs" in note for note in long["notes"])
+
+
+def test_the_workers_of_a_node_hold_the_model_in_host_memory_while_they_load_it(strong: Pipeline) -> None:
+    def host_gb(**where: Any) -> float | None:
+        found: float | None = plan(MEDIUM, strong, **where)["host_memory_gb"]
+        return found
+
+    weights_gb = 2 * decoder(MEDIUM).parameters / 1e9
+    assert host_gb(gpus=4, gpu_memory_gb=24) == pytest.approx(4 * weights_gb, rel=1e-3)
+    assert host_gb(gpus=8, nodes=2, gpu_memory_gb=24) == pytest.approx(4 * weights_gb, rel=1e-3)
+    assert host_gb(gpu_memory_gb=80) == pytest.approx(weights_gb, rel=1e-3)
+    assert host_gb(hardware="cpu-core") is None  # there it is the memory that is planned
 
 
 @pytest.mark.parametrize(("base_model", "memory"), [(MINI, 6), (MEDIUM, 24)])
@@ -78,9 +96,9 @@ def test_what_cannot_fit_says_why_and_what_would(base_model: str, memory: float,
     (reason,) = found["reasons"]
     assert "GB of weights" in reason
     devices = next(line for line in found["advice"] if line.endswith(f"devices of {memory} GB fit"))
-    size = next(line for line in found["advice"] if line.startswith("1 of at least"))
+    size = next(line for line in found["advice"] if line.startswith("1 device of at least") and line.endswith(" fits"))
     assert plan(base_model, strong, gpus=int(devices.split()[0]), gpu_memory_gb=memory)["fits"]
-    larger = int(size.split()[4])
+    larger = int(size.split()[5])
     assert plan(base_model, strong, gpu_memory_gb=larger, batch_size=1)["fits"]
     assert not plan(base_model, strong, gpu_memory_gb=larger - 2, batch_size=1)["fits"]
 
@@ -123,6 +141,38 @@ def test_a_dataset_says_how_long_rows_are_and_how_long_a_run_takes(strong: Pipel
     assert twice["time"]["run_s"] == pytest.approx(2 * found["time"]["run_s"], rel=0.01)
 
 
+def test_rows_beyond_the_context_are_said_to_lose_text(strong: Pipeline) -> None:
+    short = Example((Message("user", "Which?"),), "This.")
+    long = Example((Message("user", "word " * 5000),), "This.")
+    task = Task("made-up", (short, long, short, long), (short,), (short,), fingerprint="0" * 16)
+    found = plan("phi3-micro", strong, hardware="cpu-core", task=task)
+    context = decoder("phi3-micro").context_length
+    assert (found["task"]["cut"], found["sequence_length"]) == (2, context)
+    said = f"2 of 4 training examples are longer than the context of {context} tokens and lose text"
+    assert said in found["notes"]
+    fitting = plan("phi3-micro", strong, hardware="cpu-core", task=load_task("world-facts"))
+    assert fitting["task"]["cut"] == 0
+    assert not any("lose text" in note for note in fitting["notes"])
+
+
+@pytest.mark.parametrize(
+    ("where", "note"),
+    [
+        ({"gpu_memory_gb": 100_000}, "no known GPU has 100000 GB; times are those of h200"),
+        ({"gpu_memory_gb": 30}, "the slowest known GPU of 48 GB"),
+        ({"hardware": "a10g", "gpu_memory_gb": 80}, "a10g has 24 GB, and the plan is for 80 GB"),
+    ],
+)
+def test_whose_times_they_are(where: dict[str, Any], note: str, strong: Pipeline) -> None:
+    (said,) = (line for line in plan(MINI, strong, **where)["notes"] if "times" in line)
+    assert note in said
+
+
+def test_a_profile_with_its_own_memory_needs_no_word(strong: Pipeline) -> None:
+    for memory in (None, 24):
+        assert not any("times" in line for line in plan(MINI, strong, hardware="a10g", gpu_memory_gb=memory)["notes"])
+
+
 def test_times_follow_from_the_work(strong: Pipeline) -> None:
     one = plan(MINI, strong, hardware="a100-80gb")["time"]
     four = plan(MINI, strong, hardware="a100-80gb", gpus=4)["time"]
@@ -141,6 +191,9 @@ def test_mistakes_are_said(strong: Pipeline) -> None:
         plan(MINI, strong, gpus=3, nodes=2, gpu_memory_gb=24)
     with pytest.raises(UserError, match="2 to 4096 tokens"):
         plan(MINI, strong, gpu_memory_gb=24, sequence_length=5000)
+    for memory in (math.inf, math.nan, 0.0, -24.0):
+        with pytest.raises(UserError, match="give the GB of one GPU"):
+            plan(MINI, strong, gpu_memory_gb=memory)
     with pytest.raises(ModelError, match="phi3-micro"):
         plan("phi3-mirco", strong, gpu_memory_gb=24)
     with pytest.raises(UserError, match="h100-80gb"):

@@ -54,6 +54,26 @@ def test_the_text_for_a_reader(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     out = capsys.readouterr().out
     assert "does not fit" in out
     assert "advice: 4 devices of 6 GB fit" in out
+    assert "advice: 1 device of at least 10 GB fits" in out
+
+
+def test_host_memory_is_told_where_it_counts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed(monkeypatch, *MINI, "--gpus", 4, "--gpu-memory", 24) == 0
+    assert "host memory: up to 30.6 GB on each node while the model is loaded" in capsys.readouterr().out
+    assert typed(monkeypatch, "--gpu-memory", 24) == 0  # phi3-micro: megabytes
+    assert "host memory" not in capsys.readouterr().out
+
+
+def test_on_a_machine_without_gpu_the_cores_are_called_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")  # no nvidia-smi, whatever this machine has
+    assert typed(monkeypatch, "--gpus", 2) == 0
+    out = capsys.readouterr().out
+    assert "on 2 x 4 GB, a CPU core each" in out
+    assert "note: no GPU was found here, so this is a plan for CPU cores" in out
 
 
 @pytest.mark.parametrize(
@@ -62,6 +82,8 @@ def test_the_text_for_a_reader(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (("world-facts", "--sequence-length", 64), "leave one of the two out"),
         (("no-such-file.jsonl",), "no-such-file.jsonl"),
         (("--pipeline", "no-such-pipeline"), "strong-default"),
+        (("--pipeline", "best"), "no pipeline 'best'; give default, strong-default, or the path of a YAML file"),
+        (("--gpu-memory", "inf"), "--gpu-memory is inf; give the GB of one GPU, as 24"),
         (("--base-model", "."), "config.json"),
     ],
 )
