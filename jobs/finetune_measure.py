@@ -20,7 +20,6 @@ import copy
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftmeta.schema import Budget, Pipeline
+from jobs import measuring
 
 if TYPE_CHECKING:
     from ftmeta.finetune import Finetuning, TokenizedTask
@@ -62,14 +62,9 @@ class Timed:
 
 
 def in_a_process(setup: Setup, *what: str) -> dict[str, Any]:
-    """Measures in a fresh process. Raises RuntimeError with the end of what it said if it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(setup.threads), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "jobs.finetune_measure", *what, json.dumps(asdict(setup))]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{what} of {setup}: {done.stderr.strip()[-800:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    """Measures in a fresh process."""
+    environment = {"OMP_NUM_THREADS": str(setup.threads)}
+    return measuring.in_a_process("jobs.finetune_measure", *what, json.dumps(asdict(setup)), environment=environment)
 
 
 class Bench:

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftmeta.schema import Budget, Example, Message, Pipeline, Task, Value
+from jobs import measuring
 
 if TYPE_CHECKING:
     from ftmeta.finetune import Finetuning, TokenizedTask
@@ -69,14 +68,9 @@ class Case:
 
 
 def in_a_process(case: Case, *, give_back: bool) -> dict[str, Any]:
-    """`measure` in a fresh process with one thread. Raises RuntimeError with the end of what it said if it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **(GIVE_BACK if give_back else {})}
-    command = [sys.executable, "-m", "jobs.plan_measure", json.dumps(asdict(case))]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{case}: {done.stderr.strip()[-800:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    """`measure` in a fresh process with one thread."""
+    environment = {"OMP_NUM_THREADS": "1", **(GIVE_BACK if give_back else {})}
+    return measuring.in_a_process("jobs.plan_measure", json.dumps(asdict(case)), environment=environment)
 
 
 def measure(case: Case) -> dict[str, Any]:

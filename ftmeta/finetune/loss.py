@@ -21,7 +21,7 @@ _ROUND = 32  # selected positions
 def logits_at_labels(model: Any, batch: Batch) -> torch.Tensor:
     """Float32 logits, one row for each label of the batch. `model` is the causal language model, adapter included."""
     if decoder.is_supported(model, batch.ids_BL.shape[1]):
-        count = len(batch.select_S)  # few different ones: each shape of a product is prepared once, at a cost
+        count = len(batch.select_S)  # padded to few different ones, because each new shape of a product is slow
         select_S = functional.pad(batch.select_S, (0, -count % _ROUND))
         return decoder.project(model.get_output_embeddings(), decoder.hidden_at(model, batch.ids_BL, select_S))[:count]
     hidden_BLH = model.get_decoder()(input_ids=batch.ids_BL, use_cache=False).last_hidden_state

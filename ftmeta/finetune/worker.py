@@ -35,6 +35,7 @@ import numpy.typing as npt
 import torch
 
 from ftmeta.errors import DataError, FtmetaError, UserError
+from ftmeta.files import atomic_path
 from ftmeta.finetune import adapters, evaluate
 from ftmeta.finetune import checkpoint as checkpoints
 from ftmeta.finetune.checkpoint import Progress
@@ -338,7 +339,7 @@ class Finetuning:
         training.step, training.examples, training.tokens = progress.step, progress.examples, progress.tokens
         training.losses = list(progress.losses)
         if rank == 0:  # costs are summed over the ranks
-            self._training.clock.cost_s, self._eval_clock.cost_s = progress.cost_train_s, progress.cost_eval_s
+            training.clock.cost_s, self._eval_clock.cost_s = progress.cost_train_s, progress.cost_eval_s
         self._wall_before_s, self._peak_before_gb = progress.wall_s, progress.peak_memory_gb
         self._started_at = progress.started_at
         self.curve = list(progress.curve)
@@ -383,8 +384,6 @@ class Finetuning:
 
     def adapter_writer(self) -> Callable[[Path | str], None]:
         """What `save_adapter` writes with: all ranks call this, and one of them the function that it returns."""
-        from ftmeta.files import atomic_path
-
         self._require_open()
         whole = self._engine.state()
         state = {name: whole[f"adapter/{name}"] for name in self._parameters}
