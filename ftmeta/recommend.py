@@ -124,7 +124,7 @@ def choose_pipeline(
     pipeline, or that of a YAML file, and the space's own budget. `device` and `threads` are for measuring the base
     model, if the selector wants that."""
     if name != "best":
-        return load_pipeline(name, space), space.budget()
+        return load_pipeline(name, space, besides=("best",)), space.budget()
     chosen = load_selector(selector)
     if chosen.space.fingerprint != space.fingerprint:
         raise UserError(

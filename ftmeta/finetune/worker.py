@@ -125,6 +125,7 @@ class Finetuning:
         config = adapters.adapter_config(self.settings, base.model.config)
         with self._randomness.active():
             self._adapted = adapters.attach(base.model, config)
+        self._adapted.eval()  # PEFT's dropout begins in training mode, and a run may begin with a measurement
         try:
             self._parameters = adapters.trainable(self._adapted)
             progress, tensors = self._read(checkpoint)

@@ -17,7 +17,7 @@ import transformers
 from ftmeta.errors import DataError, FtmetaError, ModelError, SpaceError
 from ftmeta.finetune import Finetuning, finetune, tokenize_task
 from ftmeta.finetune.adapters import METHODS
-from ftmeta.models import LoadedModel, load
+from ftmeta.models import LoadedModel, load, resolve
 from ftmeta.schema import Budget, CurvePoint, Pipeline, Task
 
 Make = Callable[..., Pipeline]
@@ -263,3 +263,26 @@ def test_an_unsupported_architecture_is_named(base: LoadedModel, task: Task) -> 
     other = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=384))
     with pytest.raises(ModelError, match="type 'gpt2' are not supported"):
         finetune(Pipeline("lora-v1", {}), task, LoadedModel(base.info, other, base.tokenizer, base.device), 0)
+
+
+def test_a_run_put_aside_before_a_measurement_measures_without_dropout(
+    model_folder: Path, task: Task, budget: Budget, tmp_path: Path
+) -> None:
+    """In bfloat16 the adapter stays beside the weights when it is scored, and so does its dropout."""
+    half = load(resolve(str(model_folder)), "cpu", "bfloat16")
+    pipeline = Pipeline("lora-v1", values("lora", lora_dropout=0.5))
+    aside = tmp_path / "aside"
+
+    def at_the_end_of_fidelity_2(run: Finetuning) -> bool:
+        if run.step == round(2 / budget.max_fidelity * run.total_steps):
+            run.save_checkpoint(aside)
+            return True
+        return False
+
+    with finetune(pipeline, task, half, 0, budget=budget) as whole:
+        expected = numbers(list(whole))
+    with finetune(pipeline, task, half, 0, budget=budget, after_step=at_the_end_of_fidelity_2) as first:
+        assert [point.fidelity for point in first] == [0, 1]
+    with finetune(pipeline, task, half, 0, budget=budget, checkpoint=aside) as second:
+        list(second)
+        assert numbers(second.curve) == expected
