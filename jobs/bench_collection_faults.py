@@ -67,7 +67,8 @@ class Stage:
         self._temp_dirs: list[str] = []  # short ones: socket paths end at 107 bytes
 
     def __enter__(self) -> Self:
-        (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+        for name in ("logs", "tmp"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
         token = self.folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
@@ -162,9 +163,10 @@ class Stage:
             MARK: self._marks[name],
             VARIABLE: code_version(),
             "PYTHONPATH": str(ROOT),
+            "TMPDIR": str(self.folder / "tmp"),  # what killed drivers leave there goes with it
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its queue of background jobs is not used
-            "RAY_gcs_rpc_server_reconnect_timeout_s": "10",  # how long a driver waits for a head that is gone; usually 60
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "10",  # how long a driver waits for a head that is gone, not 60
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
             "RAY_USAGE_STATS_ENABLED": "0",

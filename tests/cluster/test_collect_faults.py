@@ -38,6 +38,8 @@ def test_every_planned_run_exists_exactly_once_whatever_is_killed(tmp_path: Path
         found = audit(stage)
     assert (summary["planned"], summary["done"], summary["failed"]) == (RUNS, RUNS, 0)
     assert {name: found[name] for name in EXACTLY_ONCE} == dict.fromkeys(EXACTLY_ONCE, RUNS)
+    # The run whose worker was killed was a row with `error` first, and MLflow may still say so of it.
+    assert found.pop("status_differs_in_mlflow") <= 1
     assert {name: count for name, count in found.items() if name not in (*EXACTLY_ONCE, "planned") and count} == {}
     status = sweep_status(stage.out)
     assert (status["done"], status["failed"], status["torn"], status["running"]) == (RUNS, 0, 0, False)
