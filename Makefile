@@ -11,7 +11,7 @@ export RAY_AUTH_MODE := token
 export TOKENIZERS_PARALLELISM := false
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-fast test-faults lint format up stop status doctor bench bench-gpu bench-plan bench-finetune report-tasks report-metadata pretrain clean
+.PHONY: help install demo test test-fast test-faults lint format up stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection report-tasks report-metadata pretrain clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,12 @@ bench-plan: $(STAMP)  ## the planner's memory model against measured peaks (half
 bench-finetune: $(STAMP)  ## the worker's speed and memory against trl's SFTTrainer, start-up on two workers (half an hour)
 	@$(BIN)/python -m jobs.bench_startup
 	@$(BIN)/python -m jobs.bench_finetune --again
+
+bench-collection: $(STAMP)  ## the sweep's machine: scale, scheduling, against trl, kill -9 twenty times (about two hours)
+	-@$(BIN)/python -m jobs.bench_collection scale
+	-@$(BIN)/python -m jobs.bench_collection schedule
+	-@$(BIN)/python -m jobs.bench_collection trl
+	@$(BIN)/python -m jobs.bench_collection faults
 
 report-tasks: $(STAMP)  ## finetune on the bundled tasks and write docs/reports/tasks.md (an hour; goes on where it stopped)
 	@$(BIN)/ftmeta collect jobs/configs/collect-tasks.yaml --out out/tasks-sweep
