@@ -149,6 +149,18 @@ def test_a_run_that_was_begun_and_not_finished_is_completed_in_place(tmp_path: P
     assert len(MlflowClient(tracking_uri=uri).get_metric_history(child.info.run_id, "score")) == 3
 
 
+def test_a_failed_run_that_was_made_again_is_replaced(tmp_path: Path) -> None:
+    uri = database(tmp_path)
+    for result in (a_result(status="error"), a_result(status="ok"), a_result(status="ok")):
+        sweep = tracker(uri, "collect").sweep("smoke", "key")
+        sweep.log(result)
+        assert sweep.close("ok", {}) == 0
+        _, (child,) = runs_in(uri, "collect")
+        assert child.data.tags["status"] == result.run.status
+    assert child.info.status == "FINISHED"
+    assert "error" not in child.data.tags
+
+
 def test_more_metrics_than_one_batch_takes(tmp_path: Path) -> None:
     result = a_result(max_fidelity=120)
     sweep = tracker(database(tmp_path), "collect").sweep("long", "key")

@@ -58,7 +58,7 @@ def fill(
     try:
         opened = store.open_store(uri, owner.experiment, owner.usd)
         opened.sent.update(store.runs_there(opened))
-        there = {result.run.run_id for result in results if opened.sent.get(result.run.run_id)}
+        there = {result.run.run_id for result in results if store.is_sent(opened, result)}
         missing = [result for result in results if result.run.run_id not in there]
         found = _find_parent(opened, parent, results)
         if found is None and missing:

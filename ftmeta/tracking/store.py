@@ -64,7 +64,7 @@ class Store:
     experiment_id: str
     usd: Callable[[float, str], float | None]
     parent_id: str | None = None
-    sent: dict[str, bool] = field(default_factory=dict)  # run id -> complete (False: begun by someone, or in doubt)
+    sent: dict[str, str | None] = field(default_factory=dict)  # run id -> status (None: begun by someone, or in doubt)
     is_remote: bool = True  # False: a database that this process reads itself
 
 
@@ -137,13 +137,18 @@ def end_parent(store: Store, status: Status, metrics: Mapping[str, float]) -> No
 # --- the runs ---------------------------------------------------------------------------------------------------------
 
 
-def runs_there(store: Store) -> dict[str, bool]:
-    """Run id -> whether it is complete, of all finetuning runs in the experiment, under whatever parent."""
-    there: dict[str, bool] = {}
+def runs_there(store: Store) -> dict[str, str | None]:
+    """Run id -> status (None: not complete), of all finetuning runs in the experiment, under whatever parent."""
+    there: dict[str, str | None] = {}
     for run in search(store, "tags.kind = 'run'"):
         run_id = run.data.tags.get("run_id", "")
-        there[run_id] = there.get(run_id, False) or run.info.status != "RUNNING"
+        there[run_id] = there.get(run_id) or (run.data.tags.get("status") if run.info.status != "RUNNING" else None)
     return there
+
+
+def is_sent(store: Store, result: RunResult) -> bool:
+    """Whether the experiment has the run as it is: one that failed and was made again ends otherwise."""
+    return store.sent.get(result.run.run_id) == result.run.status
 
 
 def find_run(store: Store, run_id: str) -> Any | None:
@@ -151,11 +156,15 @@ def find_run(store: Store, run_id: str) -> Any | None:
 
 
 def send(store: Store, result: RunResult, *, look: bool = False) -> None:
-    """Writes a run, or completes it where it was begun. `look`: someone may have begun it since `sent` was made."""
+    """Writes a run, or completes it where it was begun; one that ended otherwise is replaced. `look`: someone may have
+    begun it since `sent` was made."""
     run = result.run
-    if store.sent.get(run.run_id):
+    if is_sent(store, result):
         return
     begun = find_run(store, run.run_id) if look or store.parent_id is None or run.run_id in store.sent else None
+    if begun is not None and begun.data.tags.get("status") != run.status:
+        store.client.delete_run(begun.info.run_id)
+        begun = None
     if begun is None:
         begun = store.client.create_run(
             store.experiment_id,
@@ -171,7 +180,7 @@ def send(store: Store, result: RunResult, *, look: bool = False) -> None:
         store.client.log_batch(mlflow_id, metrics=metrics[first : first + _BATCH])
     ended_ms = started_ms + int((run.wall_s or 0.0) * 1000)
     store.client.set_terminated(mlflow_id, status=STATUS_IN_MLFLOW[run.status], end_time=ended_ms)
-    store.sent[run.run_id] = True
+    store.sent[run.run_id] = run.status
 
 
 def _metrics(result: RunResult, started_ms: int, usd: Callable[[float, str], float | None]) -> list[Any]:

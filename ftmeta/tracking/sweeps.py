@@ -88,7 +88,7 @@ class _MlflowSweep:
         self._thread.start()
 
     def log(self, result: RunResult) -> None:
-        if self._store is not None and self._store.sent.get(result.run.run_id):
+        if self._store is not None and store.is_sent(self._store, result):
             return
         with self._changed:
             if len(self._waiting) >= MAX_WAITING:
@@ -137,7 +137,7 @@ class _MlflowSweep:
                 pause_s = 1.0
             except Exception as error:
                 if result is not None and self._store is not None:
-                    self._store.sent[result.run.run_id] = False
+                    self._store.sent[result.run.run_id] = None
                     if store.refused_for_good(error):
                         log.warning("MLflow does not take run %s: %s", result.run.run_id, first_line(error))
                         with self._changed:
