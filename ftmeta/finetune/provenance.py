@@ -23,14 +23,15 @@ def device_name(device: torch.device) -> str:
     whatever is in them."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    facts = _cpu_facts()
+    facts = cpu_facts()
     name = facts.get("model name") or platform.processor() or platform.machine()
     if "cpu family" in facts and "model" in facts:
         return f"{name}, family {facts['cpu family']} model {facts['model']}"
     return name
 
 
-def _cpu_facts() -> dict[str, str]:
+@functools.cache
+def cpu_facts() -> dict[str, str]:
     """What /proc/cpuinfo says of the first processor; nothing where there is none."""
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
