@@ -8,7 +8,7 @@ import torch
 from ftmeta.finetune.products import frozen_linear, has_onednn, onednn_product, product
 
 
-@pytest.mark.parametrize("rows", [3, 100, 1000])  # below and above the size from which oneDNN is asked, where it is the faster one
+@pytest.mark.parametrize("rows", [3, 100, 1000])  # below and above the size at which oneDNN is asked
 def test_products_of_plain_and_of_transposed_matrices(rows: int) -> None:
     torch.manual_seed(0)
     x, weight, grad = torch.randn(rows, 128), torch.randn(384, 128), torch.randn(rows, 384)
