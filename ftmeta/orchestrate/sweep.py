@@ -19,7 +19,7 @@ Paths are relative to the working directory, which for a job is the submitted on
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -143,8 +143,8 @@ def load_sweep(path: Path | str) -> Sweep:
 def make_plan(sweep: Sweep) -> Plan:
     """Loads the space, the tasks and the base model's description, and lists the runs.
 
-    A pipeline runs on all tasks before the next one starts, so an interrupted sweep is a smaller whole one. Raises
-    UserError for names that cannot be found.
+    A pipeline runs on all tasks before the next one starts, and replicates come last, so an interrupted sweep is a
+    smaller whole one. Raises UserError for names that cannot be found.
     """
     from ftmeta.models import resolve
     from ftmeta.tasks import load_task
@@ -164,20 +164,21 @@ def make_plan(sweep: Sweep) -> Plan:
         names = sorted({task.name for task in loaded if [other.name for other in loaded].count(task.name) > 1})
         raise ConfigError(f"sweep '{sweep.name}': two tasks are called {names[0]}; name each task once")
     budget = space.budget(**sweep.budget.model_dump(exclude_none=True))
-    seeds = [_seeds(sweep, at) for at in range(len(chosen))]
     runs = tuple(
         RunSpec(task.name, task.fingerprint, base_model.name, base_model.fingerprint, pipeline, seed, budget)
-        for pipeline, of_pipeline in zip(chosen, seeds, strict=True)
-        for seed in of_pipeline
+        for pipeline, seed in _seeded(sweep, chosen)
         for task in loaded
     )
     return Plan(sweep, space, tasks, base_model, budget, runs)
 
 
-def _seeds(sweep: Sweep, at: int) -> list[int]:
-    """Of the pipeline at a place in the list, each once."""
-    more = sweep.replicates.seeds if sweep.replicates and at < sweep.replicates.pipelines else []
-    return list(dict.fromkeys([*sweep.seeds, *more]))
+def _seeded(sweep: Sweep, pipelines: Sequence[Pipeline]) -> list[tuple[Pipeline, int]]:
+    """Each pipeline with each of its seeds once, in the order in which they run."""
+    pairs = [(pipeline, seed) for pipeline in pipelines for seed in sweep.seeds]
+    if sweep.replicates is not None:
+        again = pipelines[: sweep.replicates.pipelines]
+        pairs += [(pipeline, seed) for pipeline in again for seed in sweep.replicates.seeds]
+    return list({(pipeline.id, seed): (pipeline, seed) for pipeline, seed in pairs}.values())
 
 
 def _pipelines(wanted: Pipelines, space: Space) -> list[Pipeline]:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from ftmeta.errors import ConfigError, UserError
-from ftmeta.orchestrate.sweep import Pipelines, Sweep, load_sweep, make_plan, spec_from_json, spec_to_json
+from ftmeta.orchestrate.sweep import (
+    Pipelines,
+    Replicates,
+    Sweep,
+    load_sweep,
+    make_plan,
+    spec_from_json,
+    spec_to_json,
+)
 from ftmeta.tasks import bundled_tasks
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
@@ -106,3 +114,18 @@ def test_the_fingerprint_says_what_is_run_not_how_many_at_a_time() -> None:
     sweep = Sweep(name="x", tasks=["elements"])
     assert sweep.model_copy(update={"slots": 7}).fingerprint == sweep.fingerprint
     assert sweep.model_copy(update={"seeds": [1]}).fingerprint != sweep.fingerprint
+
+
+def test_replicates_are_the_first_pipelines_with_further_seeds_and_run_last() -> None:
+    sweep = Sweep(
+        name="x",
+        tasks=["elements", "web-platform"],
+        pipelines=Pipelines(include=["default", "strong-default"], sample=3),
+        replicates=Replicates(pipelines=2, seeds=[0, 1, 2]),  # seed 0 is there already
+    )
+    plan = make_plan(sweep)
+    ids = list(dict.fromkeys(run.pipeline.id for run in plan.runs))
+    assert [run.seed for run in plan.runs] == [0] * 10 + [1, 1, 2, 2] * 2
+    assert [run.pipeline.id for run in plan.runs[10:]] == [ids[0]] * 4 + [ids[1]] * 4
+    assert [run.task for run in plan.runs] == ["elements", "web-platform"] * 9
+    assert len({run.run_id for run in plan.runs}) == 18
