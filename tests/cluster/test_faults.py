@@ -308,8 +308,8 @@ def test_the_job_is_stopped_killed_and_finds_torn_checkpoints(cluster: TwoNodes,
         document = run.end_well(driver, curves[12])
     assert document["starts"] == [{"workers": 2, "step": good}]
     first, second = document["notes"]
-    assert f"passed over: {run.checkpoint(newest + 1)} is no usable checkpoint" in first
-    assert f"passed over: {run.checkpoint(newest)} is torn" in second
+    assert f"the checkpoint {run.checkpoint(newest + 1).name} is torn, or none that can be used" in first
+    assert f"the checkpoint {run.checkpoint(newest).name} is torn" in second
 
 
 @pytest.fixture
