@@ -56,6 +56,14 @@ def require_writable(target: Path) -> None:
         raise UserError(f"{target} cannot be written ({error.strerror}); choose another place") from None
 
 
+def require_new(target: Path, *, replace: bool = False) -> None:
+    """Raises UserError where a result cannot be left at `target`: it is taken (unless it is to be replaced), or cannot
+    be written. Worth asking before anything is started for it."""
+    if target.exists() and not replace:
+        raise UserError(f"{target} exists already; name a new folder with --out, or remove it")
+    require_writable(target)
+
+
 def write_text(target: Path | str, text: str) -> None:
     with atomic_path(target) as path:
         path.write_text(text, encoding="utf-8")

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ftmeta.costs import usd_of
 from ftmeta.errors import ConfigError, FtmetaError
+from ftmeta.files import require_new
 from ftmeta.orchestrate.config import load_config
 from ftmeta.orchestrate.connection import connected
 from ftmeta.orchestrate.shell import exit_codes, results_folder
@@ -98,7 +99,6 @@ def run(config: Finetune, out: Path | None, tracking_uri: str | None) -> dict[st
     """Finetunes on a node of the cluster that has room, reports to MLflow, and returns the document."""
     from ftmeta.finetune.single import result_of
     from ftmeta.models import resolve
-    from ftmeta.orchestrate.train import require_new
     from ftmeta.space import load_pipeline, load_space
     from ftmeta.tasks import load_task
 

@@ -14,6 +14,7 @@ import typer
 from ftmeta.cli.output import JsonOption, Reply, command, duration, money, note, number, progress_bar, table
 from ftmeta.cli.recommending import BaseModelOption, DataArgument, SelectorOption, parse_time
 from ftmeta.errors import UserError
+from ftmeta.files import require_new
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,8 +89,8 @@ def finetune(
         )
     if zero not in (None, 0, 2, 3):
         raise UserError(f"--zero is {zero}; choose 0, 2 or 3")
-    if out is not None and out.exists():
-        raise UserError(f"{out} exists already; name a new folder with --out, or remove it")
+    if out is not None:
+        require_new(out)
     execution = Execution(micro_batch_tokens, activation_checkpointing)
     info = resolve(base_model)
     task = load_task(data)
@@ -128,14 +129,12 @@ def _on_workers(
     from ftmeta.finetune.single import default_folder
     from ftmeta.orchestrate.connection import connected
     from ftmeta.orchestrate.room import require_room
-    from ftmeta.orchestrate.train import require_new, train
+    from ftmeta.orchestrate.train import train
 
-    folder = out or default_folder(spec)
-    require_new(folder.absolute())  # before Ray is started for nothing
     with connected():
         if "RAY_ADDRESS" not in os.environ:  # this machine alone: no node will come
             require_room(replace(size, wait_s=0))
-        return train(spec, task, base_model, folder, size, **options)
+        return train(spec, task, base_model, out or default_folder(spec), size, **options)
 
 
 def show_run(console: Console, document: dict[str, Any]) -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ftmeta.costs import usd_of
-from ftmeta.errors import UserError
-from ftmeta.files import atomic_path, require_writable, write_json
+from ftmeta.files import atomic_path, require_new, write_json
 from ftmeta.finetune.engine import Execution
 from ftmeta.finetune.worker import Finetuning, finetune
 from ftmeta.models import load
@@ -46,16 +45,16 @@ def finetune_to_folder(
     """
     import torch
 
-    if out is not None and out.exists() and not replace:
-        raise UserError(f"{out} exists already; name a new folder with --out, or remove it")
-    require_writable(out or _DEFAULT_PLACE / task.name)
+    require_new(out or _DEFAULT_PLACE / task.name, replace=replace or out is None)
     if threads is not None:
         torch.set_num_threads(threads)
     base = load(info, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with finetune(pipeline, task, base, seed, budget=budget, until=until, execution=execution) as run:
         for point in run:
             on_point(point)
-        return finish(run, out or default_folder(run.spec))
+        document, write = conclude(run, out or default_folder(run.spec))
+        write()
+        return document
 
 
 def default_folder(spec: RunSpec) -> Path:
@@ -63,17 +62,9 @@ def default_folder(spec: RunSpec) -> Path:
     return _DEFAULT_PLACE / f"{spec.task}-{spec.run_id}"
 
 
-def finish(run: Finetuning, folder: Path) -> dict[str, Any]:
-    """Scores a run that has come to its end on the test split, writes the folder if it ended well, and returns the
-    document."""
-    document, write = conclude(run, folder)
-    write()
-    return document
-
-
 def conclude(run: Finetuning, folder: Path) -> tuple[dict[str, Any], Callable[[], None]]:
-    """`finish` for a run of several ranks, all of which call it: the document, and what writes the folder, which one of
-    them calls then (nothing where the run did not end well)."""
+    """Scores a run that has come to its end on the test split. Out: the document, and what writes the folder (nothing
+    where the run did not end well). All ranks call it, and one of them what it returns."""
     finished = run.status in ("ok", "stopped")
     document = as_document(
         run.result(),

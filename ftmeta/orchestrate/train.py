@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ftmeta.errors import FtmetaError, UserError
-from ftmeta.files import require_writable, write_text
+from ftmeta.files import require_new, write_text
 from ftmeta.finetune.engine import Execution
 from ftmeta.orchestrate.checkpoints import checkpoints_in
 from ftmeta.orchestrate.connection import on_signals
@@ -59,7 +59,7 @@ class Outcome:
     so_far: dict[str, Any] | None = None  # the document of then
     mistake: str | None = None
     unwritable: str | None = None  # why the folder of the finished run could not be written
-    failed: tuple[str, str] | None = None  # status and error, of what would only happen again
+    oom: str | None = None  # what ran out of memory, and would again
 
 
 class Inbox:
@@ -133,7 +133,7 @@ def train(
                     f"the run has come to its end, but {folder} could not be written ({outcome.unwritable}); make room "
                     f"there: {_resume(order)}"
                 )
-            if outcome.failed is not None or (outcome.aside is not None and order.stop.exists()):
+            if outcome.oom is not None or (outcome.aside is not None and order.stop.exists()):
                 break
             if failure is not None:
                 raise _explained(failure, workers, order)
@@ -151,13 +151,6 @@ def train(
         except OSError as error:
             _note(outcome, f"{order.unfinished} could not be removed ({error.strerror}); it is not needed any more")
     return {**document, "starts": outcome.starts, "notes": outcome.notes}
-
-
-def require_new(folder: Path, *, replace: bool = False) -> None:
-    """Raises UserError where a run cannot leave its folder. Worth asking before Ray is started."""
-    if folder.exists() and not replace:
-        raise UserError(f"{folder} exists already; name a new folder with --out, or remove it")
-    require_writable(folder)
 
 
 def _take_over(order: Order) -> None:
@@ -256,7 +249,7 @@ def _listen(inbox: Any, outcome: Outcome, on_point: Callable[[CurvePoint], None]
             case "document":
                 outcome.document = value
             case "oom":
-                outcome.failed = outcome.failed or (kind, value)
+                outcome.oom = outcome.oom or value
             case _:  # an error of a rank; those of the others often follow from it
                 _note(outcome, f"a worker failed: {value}")
 
@@ -281,12 +274,11 @@ def _unfinished(order: Order, outcome: Outcome, workers: Workers) -> dict[str, A
     from ftmeta.models import resolve
     from ftmeta.orchestrate.workers import failed_result
 
-    if outcome.failed is None:
+    if outcome.oom is None:
         assert outcome.so_far is not None
         return {**outcome.so_far, "error": f"put aside at step {outcome.aside}; {_resume(order)}"}
-    status, error = outcome.failed
     rate = settings_of(order.spec.pipeline).lr_multiplier * resolve(order.base_model).reference_lr
-    result = failed_result(order.spec, status, error, tuple(outcome.curve))  # type: ignore[arg-type]
+    result = failed_result(order.spec, "oom", outcome.oom, tuple(outcome.curve))
     return {**as_document(result, learning_rate=rate, workers=workers.count), "zero_stage": order.zero_stage}
 
 
