@@ -31,6 +31,8 @@ import yaml
 
 from ftmeta.orchestrate.sweep import load_sweep, make_plan
 from ftmeta.schema import Pipeline, RunSpec
+from jobs.measuring import in_a_process
+from jobs.trl_terms import sft_arguments, sft_dataset
 
 if TYPE_CHECKING:
     from ftmeta.finetune.data import Tokens
@@ -155,12 +157,8 @@ def _theirs(specs: Sequence[RunSpec], setup: Setup) -> dict[str, Any]:
 
 
 def _in_a_process(run: TrlRun) -> dict[str, Any]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "jobs.bench_collection_trl", json.dumps(asdict(run))]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"SFTTrainer on {run.task} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return in_a_process("jobs.bench_collection_trl", json.dumps(asdict(run)), environment=environment)
 
 
 def sft(run: TrlRun) -> dict[str, Any]:
@@ -183,26 +181,16 @@ def sft(run: TrlRun) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         arguments = SFTConfig(
             folder,
+            **sft_arguments(values, base.info.reference_lr),
             seed=run.seed,
-            per_device_train_batch_size=int(values["batch_size"]),
             per_device_eval_batch_size=64,
             num_train_epochs=run.epochs,
-            learning_rate=float(values["lr_multiplier"]) * base.info.reference_lr,
-            lr_scheduler_type=str(values["lr_schedule"]),
-            warmup_steps=float(values["warmup_ratio"]),  # below 1 it is a share of all steps
-            weight_decay=float(values["weight_decay"]),
-            adam_beta2=float(values["adam_beta2"]),
-            max_grad_norm=float(values["max_grad_norm"]),
-            completion_only_loss=True,
             activation_checkpointing=False,
             eval_strategy="steps",
             eval_steps=1 / run.fidelities,  # a share of all steps
             eval_on_start=True,
             use_cpu=True,
             dataloader_pin_memory=False,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
         )
         trainer = SFTTrainer(
             base.model,
@@ -230,17 +218,9 @@ def sft(run: TrlRun) -> dict[str, Any]:
 
 def _rows(tokens: Sequence[Tokens], most: int | None) -> Any:
     """The examples as trl takes them; `most`: the same fixed subset that our worker scores."""
-    import datasets
-
     from ftmeta.finetune.data import fixed_subset
 
-    chosen = [tokens[index] for index in fixed_subset(len(tokens), most)]
-    return datasets.Dataset.from_list(
-        [
-            {"input_ids": row.ids.tolist(), "completion_mask": [0] * row.start + [1] * (len(row) - row.start)}
-            for row in chosen
-        ]
-    )
+    return sft_dataset(tokens[index] for index in fixed_subset(len(tokens), most))
 
 
 if __name__ == "__main__":

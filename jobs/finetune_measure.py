@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftmeta.schema import Budget, Pipeline
 from jobs import measuring
+from jobs.trl_terms import sft_arguments, sft_dataset
 
 if TYPE_CHECKING:
     from ftmeta.finetune import Finetuning, TokenizedTask
@@ -155,7 +156,6 @@ class Bench:
         from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
         datasets.disable_progress_bars()
-        values = self.pipeline.values
         losses: list[float] = []
         device = self.base.device
 
@@ -179,32 +179,21 @@ class Bench:
         clock = Clock()
         arguments = SFTConfig(
             folder,
-            per_device_train_batch_size=self.setup.batch_size,
+            **sft_arguments(self.pipeline.values, self.base.info.reference_lr),
             num_train_epochs=1,
-            learning_rate=float(values["lr_multiplier"]) * self.base.info.reference_lr,
-            lr_scheduler_type=str(values["lr_schedule"]),
-            warmup_steps=float(values["warmup_ratio"]),  # below 1 it is a share of all steps
-            weight_decay=float(values["weight_decay"]),
-            adam_beta2=float(values["adam_beta2"]),
-            max_grad_norm=float(values["max_grad_norm"]),
             train_sampling_strategy=order,
-            completion_only_loss=True,
             activation_checkpointing=checkpointing,
             bf16=self.setup.dtype == "bfloat16",
             use_cpu=device.type == "cpu",
             dataloader_pin_memory=device.type == "cuda",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
-        data = datasets.Dataset.from_list(
-            [
-                {"input_ids": row.ids.tolist(), "completion_mask": [0] * row.start + [1] * (len(row) - row.start)}
-                for row in rows
-            ]
         )
         trainer = Recording(
-            model, args=arguments, train_dataset=data, processing_class=self.base.tokenizer, callbacks=[clock], **more
+            model,
+            args=arguments,
+            train_dataset=sft_dataset(rows),
+            processing_class=self.base.tokenizer,
+            callbacks=[clock],
+            **more,
         )
         trainer.remove_callback(transformers.PrinterCallback)
         return trainer, losses, clock
