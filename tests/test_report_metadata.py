@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ftmeta.errors import MetaDatasetError, UserError
+from ftmeta.files import DATA
 from ftmeta.metadataset import MetaDataset, read
 from ftmeta.metadataset.about import About, load_about
 from ftmeta.metadataset.card import card
@@ -26,7 +27,7 @@ from jobs.metadata_report.plots import _rounded, draw
 from tests.surrogates.synthetic import HARDWARE, run_result, task_metafeatures, write_sweep
 
 SPACE = load_space()
-ABOUT = Path(__file__).parents[1] / "jobs" / "metadata_report" / "phi3-micro.yaml"
+ABOUT = DATA / "meta" / "phi3-micro" / "about.yaml"
 PLOTS = ("curves", "cost", "replicates", "regret", "importance")
 
 

@@ -1,8 +1,8 @@
 """Makes a collected meta-dataset one that ships with ftmeta:
-`python -m jobs.metadata_report.bundle --metadata out/phi3-micro --about jobs/metadata_report/phi3-micro.yaml
---out ftmeta/data/meta/phi3-micro`.
+`python -m jobs.metadata_report.bundle --metadata out/phi3-micro --out ftmeta/data/meta/phi3-micro`.
 
-In: the folder of a sweep (or an import), and what to say about it. Out: a new folder with the tables, compressed
+In: the folder of a sweep (or an import), and what to say about it: `--about`, or the `about.yaml` that the folder which
+ships has already. Out: a new folder with the tables, compressed
 harder, `about.yaml` and the card; nothing else of the sweep. What is written is read again and has the same
 fingerprint.
 """
@@ -31,20 +31,21 @@ _PATH = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|Users|mnt|var|opt|srv)/\S+
 
 def main(
     metadata: Annotated[Path, typer.Option(help="The folder of the meta-dataset.")],
-    about: Annotated[
-        Path, typer.Option(help="Title, story, licence, limits: a YAML file (ftmeta/metadataset/about.py).")
-    ],
     out: Annotated[Path, typer.Option(help="The folder that ships; its name is the meta-dataset's.")],
+    about: Annotated[
+        Path | None,
+        typer.Option(help="Title, story, licence, limits (ftmeta/metadataset/about.py); default: what --out has."),
+    ] = None,
 ) -> None:
     """Writes the folder, and says how many bytes it has."""
-    sys.stdout.write(f"{out}: {bundle(metadata, about, out):,} bytes\n")
+    sys.stdout.write(f"{out}: {bundle(metadata, about or out / ABOUT_FILE, out):,} bytes\n")
 
 
 def bundle(metadata: Path, about: Path, out: Path) -> int:
     """The number of bytes of the folder, which is replaced as a whole. Raises MetaDatasetError where it would be larger
     than MAX_BYTES or carry paths of the machine that it was made on."""
     if not about.is_file():
-        raise UserError(f"--about {about} is no file; write one with title, story, licence, recollect and limits")
+        raise UserError(f"{about} is no file; give --about, with title, story, licence, recollect and limits")
     require_writable(out)
     meta = read(metadata)
     _check_private(meta)
