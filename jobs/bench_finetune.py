@@ -29,6 +29,7 @@ import typer
 from ftmeta.files import write_json, write_text
 from ftmeta.models import local_folder
 from ftmeta.orchestrate.shell import exit_codes
+from ftmeta.version import code_version
 from jobs.bench_gpu import random_phi3_mini
 from jobs.finetune_measure import SIDES, Setup, in_a_process
 from jobs.finetune_page import page, verdicts
@@ -90,7 +91,7 @@ def _record(results: dict[str, Any], out: Path, part: str, setup: Setup, *what: 
     name = " ".join([name_of(setup), *what[1:]])
     if name not in cases:
         sys.stderr.write(f"{part}: {name}\n")
-        cases[name] = {"setup": asdict(setup), **in_a_process(setup, *what)}
+        cases[name] = {"setup": asdict(setup), "ftmeta": code_version(), **in_a_process(setup, *what)}
         results.update(_circumstances(setup.device))
         write_json(out, results)
 
@@ -114,7 +115,6 @@ def _circumstances(on: str) -> dict[str, Any]:
     import torch
 
     from ftmeta.finetune.provenance import device_name, library_versions
-    from ftmeta.version import code_version
 
     device = torch.device(on)
     cpu = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores"
@@ -123,7 +123,7 @@ def _circumstances(on: str) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "hardware": cpu if device.type == "cpu" else f"{cpu}; {device_name(device)}",
         "vector_width": torch.backends.cpu.get_cpu_capability(),
-        "versions": {**library_versions(), "trl": version("trl"), "ftmeta": code_version()},
+        "versions": {**library_versions(), "trl": version("trl")},
     }
 
 

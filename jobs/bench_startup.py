@@ -7,6 +7,7 @@ the later ones: it starts Ray Train's own actors too.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -55,7 +56,7 @@ def main(
         out,
         {
             "command": "python -m jobs.bench_startup",
-            "hardware": f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} threads",
+            "hardware": f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores",
             "target_s": 25,
             "first_s": to_first_point_s[0],
             "later_s": {

@@ -60,12 +60,14 @@ def verdicts(results: dict[str, Any]) -> Iterator[bool]:
 
 def _head(results: dict[str, Any], numbers: str) -> str:
     versions = results.get("versions", {})
+    parts = (results.get(part, {}) for part in ("speed", "peak", "parity", "cases"))
+    made_by = sorted({case["ftmeta"] for part in parts for case in part.values()})  # it may have gone on after a commit
     named = ", ".join(
         f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "trl") if name in versions
     )
     return (
         f"Made by `{results.get('command')}` on {results.get('date')}: {results.get('hardware')} "
-        f"({results.get('vector_width')}), {named}, ftmeta {versions.get('ftmeta')}. `{numbers}` has all numbers."
+        f"({results.get('vector_width')}), {named}, ftmeta {', '.join(made_by)}. `{numbers}` has all numbers."
     )
 
 

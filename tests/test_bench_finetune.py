@@ -53,8 +53,9 @@ def test_peaks_are_those_of_a_process(setup: Setup, side: str) -> None:
 def results(ratio: float = 4.0, ours_gb: float = 0.5) -> dict[str, Any]:
     """As jobs/bench_finetune.py writes them, made up."""
     setup = Setup("phi3-micro").__dict__
+    case = {"setup": setup, "ftmeta": "0.1.0+g1"}
     speed = {
-        "setup": setup,
+        **case,
         "device": "cpu",
         "tokens": 1000,
         "mean_tokens": 34.7,
@@ -70,11 +71,11 @@ def results(ratio: float = 4.0, ours_gb: float = 0.5) -> dict[str, Any]:
         "date": "2026-01-02",
         "hardware": "a machine, 2 cores",
         "vector_width": "AVX512",
-        "versions": {"torch": "2", "trl": "1", "ftmeta": "0"},
+        "versions": {"torch": "2", "trl": "1"},
         "speed": {name: speed},
-        "peak": {f"{name} {side}": {"setup": setup, "peak_gb": peak} for side, peak in gigabytes.items()},
+        "peak": {f"{name} {side}": {**case, "peak_gb": peak} for side, peak in gigabytes.items()},
         "parity": {
-            name: {"setup": setup, "steps": 4, "worst_relative": 2e-7, "first_loss": 5.0, "last_loss": 4.0},
+            name: {**case, "steps": 4, "worst_relative": 2e-7, "first_loss": 5.0, "last_loss": 4.0},
         },
     }
 
@@ -92,6 +93,13 @@ def test_the_page_says_what_was_measured_and_whether_it_was_wanted() -> None:
     assert list(verdicts(results())) == [True, True]
     assert list(verdicts(results(ratio=2.9, ours_gb=0.9))) == [False, False]
     assert page(results(ratio=2.9, ours_gb=0.9), {}).count("**missed**") == 2
+
+
+def test_the_page_names_each_version_that_measured_a_part_of_it() -> None:
+    found = results()
+    assert "trl 1, ftmeta 0.1.0+g1. `finetune.json`" in page(found, {})
+    next(iter(found["parity"].values()))["ftmeta"] = "0.1.0+g2"
+    assert "trl 1, ftmeta 0.1.0+g1, 0.1.0+g2. `finetune.json`" in page(found, {})
 
 
 def test_the_page_holds_what_other_commands_found(tmp_path: Path) -> None:
