@@ -75,6 +75,25 @@ def make_model(folder: Path, *, hidden: int = 32, layers: int = 2, heads: int = 
     return folder
 
 
+def tiny_llama(**more: Any) -> Any:
+    """A Llama with grouped queries and random weights."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=384,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+        pad_token_id=0,
+        **more,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
 def make_task(name: str = "colours", train: int = 60, held_out: int = 20) -> Task:
     """Questions of different lengths with short answers that follow from the question."""
     rng = random.Random(name)

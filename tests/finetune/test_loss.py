@@ -16,6 +16,7 @@ from ftmeta.finetune.loss import logits_at_labels, nll_and_hits, training_loss
 from ftmeta.finetune.settings import Settings
 from ftmeta.models import LoadedModel
 from ftmeta.schema import Task
+from tests.finetune.conftest import tiny_llama
 
 CPU = torch.device("cpu")
 
@@ -26,19 +27,7 @@ def rows(base: LoadedModel, task: Task) -> list[Tokens]:
 
 
 def small_llama(**more: Any) -> Any:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=384,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-        pad_token_id=0,
-        **more,
-    )
-    return transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
+    return tiny_llama(**more).eval().requires_grad_(False)
 
 
 def small_phi3(**more: Any) -> Any:

@@ -33,6 +33,7 @@ from ftmeta.finetune.settings import Settings
 from ftmeta.models import LoadedModel, load, resolve
 from ftmeta.schema import Budget, Pipeline, Task
 from ftmeta.tasks import load_task
+from tests.finetune.conftest import tiny_llama
 
 LOSS_REL = 1e-4  # the promise: relative, at each step
 WEIGHTS_REL = 1e-3  # norm of the difference of the final adapters / norm of what training moved
@@ -223,21 +224,7 @@ def llama(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Loade
     folder = tmp_path_factory.mktemp("tiny-llama")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(model_folder / name, folder / name)
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=384,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_llama(max_position_embeddings=256, bos_token_id=0, eos_token_id=0).save_pretrained(folder)
     return load(resolve(str(folder)))
 
 
