@@ -144,7 +144,7 @@ def test_a_sweep_is_bundled_with_its_card(sweep: Path, tmp_path: Path) -> None:
 
 
 def test_what_must_not_ship_is_not_bundled(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="is no file; write one"):
+    with pytest.raises(UserError, match="is no file; give --about"):
         bundle.bundle(sweep, tmp_path / "nothing.yaml", tmp_path / "out")
     monkeypatch.setattr(bundle, "MAX_BYTES", 1000)
     with pytest.raises(MetaDatasetError, match="and 1,000 are the most"):
