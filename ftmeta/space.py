@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -193,7 +193,7 @@ class Space:
         return all(values.get(parent) in allowed for parent, allowed in self.domains[name].when.items())
 
     def default(self) -> Pipeline:
-        return self._of({name: domain.default for name, domain in self.domains.items()})
+        return self.of({name: domain.default for name, domain in self.domains.items()})
 
     def sample(self, n: int, seed: int) -> list[Pipeline]:
         """`n` distinct pipelines from a scrambled Sobol sequence (Owen 1998; scipy.stats.qmc) over the unit cube.
@@ -208,12 +208,16 @@ class Space:
         m = max(3, math.ceil(math.log2(max(n, 2))))
         for doubling in (m, *range(m, m + 6)):  # Sobol points are balanced only where their total is a power of two
             for point in sequence.random_base2(m=doubling):
-                units = zip(self.domains.items(), point, strict=True)
-                pipeline = self._of({name: domain.at(float(unit)) for (name, domain), unit in units})
+                pipeline = self.at(point)
                 found.setdefault(pipeline.id, pipeline)
                 if len(found) == n:
                     return list(found.values())
         raise SpaceError(f"space '{self.name}' gave only {len(found)} distinct pipelines, and {n} were wanted")
+
+    def at(self, units: Iterable[float]) -> Pipeline:
+        """The pipeline at a point of the unit cube, one coordinate a hyperparameter."""
+        placed = zip(self.domains.items(), units, strict=True)
+        return self.of({name: domain.at(float(unit)) for (name, domain), unit in placed})
 
     def validate(self, values: Mapping[str, Any]) -> Pipeline:
         """The pipeline with exactly these values. Raises SpaceError that names every hyperparameter that is wrong."""
@@ -231,7 +235,7 @@ class Space:
                 wrong.append(f"'{name}' is {given!r}; give {domain.wanted()}")
         if wrong:
             raise SpaceError(f"pipeline does not fit space '{self.name}': " + "; ".join(wrong))
-        return self._of({name: value for name, value in values.items() if value is not None})
+        return self.of({name: value for name, value in values.items() if value is not None})
 
     def encode(self, pipelines: Sequence[Pipeline]) -> tuple[np.ndarray, list[str]]:
         """The pipelines as numbers: X_NF (float32) and the F column names.
@@ -298,8 +302,9 @@ class Space:
         """One row a hyperparameter, as `ftmeta space show --json` prints it."""
         return [{"name": name, **domain.model_dump()} for name, domain in self.domains.items()]
 
-    def _of(self, values: Mapping[str, Value]) -> Pipeline:
-        """Canonical form: the order of the space, declared types, inactive ones left out."""
+    def of(self, values: Mapping[str, Value]) -> Pipeline:
+        """The pipeline with these values, which are known to be of the space; canonical: in the order of the space,
+        with declared types, inactive ones left out."""
         kept = {name: self._canonical(name, values[name]) for name in self.domains if name in values}
         return Pipeline(self.name, {name: value for name, value in kept.items() if self.is_active(name, kept)})
 

@@ -12,8 +12,6 @@ each sorted by length, cut into batches, and these shuffled. So a batch holds ex
 chunk can hold a smaller batch, and what is in a batch depends on the seed and the lengths alone.
 """
 
-# ruff: noqa: N815  (array fields carry their dimensions)
-
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence

@@ -7,7 +7,6 @@ of a regret.
 Array legend: T tasks.
 """
 
-# ruff: noqa: N815 (array names carry their dimensions)
 from __future__ import annotations
 
 import math

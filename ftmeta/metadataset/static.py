@@ -13,7 +13,6 @@ with best and worst over all pipelines of the table. It can be negative, where t
 Array legend: T tasks, P pipelines, D draws.
 """
 
-# ruff: noqa: N815 (array names carry their dimensions)
 from __future__ import annotations
 
 from collections.abc import Sequence

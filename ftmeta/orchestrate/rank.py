@@ -28,7 +28,7 @@ from ftmeta.orchestrate import preemption
 from ftmeta.orchestrate.checkpoints import Checkpoints
 from ftmeta.schema import RunSpec, Task
 
-_LOOK_S = 5.0  # between two looks at what Ray knows of nodes that are about to go
+_LOOK_S = 2.0  # between two looks at what Ray knows of nodes that are about to go
 
 Tell = Callable[[str, Any], None]
 

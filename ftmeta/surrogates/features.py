@@ -14,7 +14,6 @@ there: a network is not asked about places it has never been. A feature that is 
 Array legend: N pipelines, F features.
 """
 
-# ruff: noqa: N815 (array names carry their dimensions)
 from __future__ import annotations
 
 import math

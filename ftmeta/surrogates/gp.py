@@ -13,7 +13,6 @@ with log-normal priors (MAP; Rasmussen & Williams 2006, chapter 5), by L-BFGS wi
 Array legend: N training runs, M runs asked about, F features, T fidelities.
 """
 
-# ruff: noqa: N802, N815 (array names carry their dimensions)
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -68,15 +67,10 @@ class TransferGP:
         """Expected curves on a new task: mean_MT."""
         return self.mean_T + self._kernel(X_MF, self.X_NF) @ self._alpha_NT
 
-    def variance(self, X_MF: np.ndarray) -> np.ndarray:
-        """variance_M of the factor before Sigma, for a run on a new task, its own noise included."""
-        V_NM = self._whitened(X_MF)
-        return np.maximum(self.shared + self.own - (V_NM**2).sum(axis=0), 0.0) + self.noise
-
-    def covariance(self, X_MF: np.ndarray, other_KF: np.ndarray) -> np.ndarray:
-        """covariance_MK of the factor before Sigma, between runs on one new task, their noise left out."""
-        prior_MK = self._kernel(X_MF, other_KF, True)
-        return prior_MK - self._whitened(X_MF).T @ self._whitened(other_KF)
+    def covariance(self, X_MF: np.ndarray) -> np.ndarray:
+        """covariance_MM of the factor before Sigma, between runs on one new task, their own noise left out."""
+        white_NM = self._whitened(X_MF)
+        return self._kernel(X_MF, X_MF, True) - white_NM.T @ white_NM
 
     def _whitened(self, X_MF: np.ndarray) -> np.ndarray:
         return solve_triangular(self._cholesky_NN, self._kernel(X_MF, self.X_NF).T, lower=True)

@@ -11,7 +11,6 @@ The rules:
 Array legend: N runs of a group, T fidelities.
 """
 
-# ruff: noqa: N815 (array names carry their dimensions)
 from __future__ import annotations
 
 from collections import Counter
@@ -38,8 +37,20 @@ class Group:
     run_ids: tuple[str, ...]
     pipelines: tuple[Pipeline, ...]
     score_NT: np.ndarray  # NaN where it is not known
-    cost_N: np.ndarray  # cumulative device-seconds at the last fidelity reached
-    reached_N: np.ndarray  # that fidelity; 0 where the cost is not known
+    cost_NT: np.ndarray  # cumulative device-seconds at fidelities 0..T (T + 1 columns); NaN where they are not known
+
+    @property
+    def reached_N(self) -> np.ndarray:
+        """The last fidelity of which the cost is known; 0 where none is."""
+        known_NT = np.isfinite(self.cost_NT)
+        last_N = self.cost_NT.shape[1] - 1 - known_NT[:, ::-1].argmax(axis=1)
+        return np.where(known_NT.any(axis=1), last_N, 0)
+
+    @property
+    def cost_N(self) -> np.ndarray:
+        """Cumulative device-seconds there; NaN where they are not known."""
+        cost_N: np.ndarray = self.cost_NT[np.arange(len(self.cost_NT)), self.reached_N]
+        return cost_N
 
 
 def groups_of(meta: MetaDataset, exclude_tasks: tuple[str, ...] = ()) -> list[Group]:
@@ -57,10 +68,9 @@ def groups_of(meta: MetaDataset, exclude_tasks: tuple[str, ...] = ()) -> list[Gr
         task, base_model = map(str, key)
         if task in exclude_tasks:
             continue
-        kept, scores, costs, reached = [], [], [], []
+        kept, scores = [], []
         for run_id, status in zip(runs["run_id"], runs["status"], strict=True):
             score_T = score_of[run_id].copy()
-            seen = np.flatnonzero(np.isfinite(cost_of[run_id]))
             if status == "diverged":
                 score_T[np.isnan(score_T)] = 0.0
             elif np.isfinite(score_T).any():
@@ -70,8 +80,6 @@ def groups_of(meta: MetaDataset, exclude_tasks: tuple[str, ...] = ()) -> list[Gr
                 continue
             kept.append(run_id)
             scores.append(score_T)
-            reached.append(int(seen[-1]) if len(seen) else 0)
-            costs.append(float(cost_of[run_id][seen[-1]]) if len(seen) else np.nan)
         if len(kept) < MIN_RUNS or float(np.nanstd(np.array(scores))) < 1e-9:
             continue
         context = Context(metafeatures.get((task, base_model), {}), shapes.get(base_model))
@@ -83,8 +91,7 @@ def groups_of(meta: MetaDataset, exclude_tasks: tuple[str, ...] = ()) -> list[Gr
                 tuple(kept),
                 tuple(pipelines[run_id] for run_id in kept),
                 np.array(scores),
-                np.array(costs),
-                np.array(reached),
+                np.array([cost_of[run_id] for run_id in kept]),
             )
         )
     if not groups:

@@ -8,17 +8,40 @@ surrogates.save("my-selector")
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ftmeta.errors import MetaDatasetError
+from ftmeta.hardware import HardwareProfile
 from ftmeta.metadataset import MetaDataset, join, load
-from ftmeta.surrogates.cost import fit_cost
-from ftmeta.surrogates.history import groups_of, main_hardware
+from ftmeta.schema import Budget
+from ftmeta.space import Space
+from ftmeta.surrogates.cost import CostSurrogate, fit_cost
+from ftmeta.surrogates.history import Group, groups_of, main_hardware
 from ftmeta.surrogates.model import Source, Surrogates, require_place
-from ftmeta.surrogates.performance import fit_performance
+from ftmeta.surrogates.performance import PerformanceSurrogate, fit_performance
 from ftmeta.surrogates.quality import calibrated, leave_one_task_out, quality
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Both surrogates, the performance surrogate calibrated, and how good they are on tasks left out."""
+
+    performance: PerformanceSurrogate
+    cost: CostSurrogate
+    quality: Mapping[str, float | None]
+
+
+def learn(
+    space: Space, budget: Budget, groups: Sequence[Group], hardware: HardwareProfile | None, *, seed: int
+) -> Learned:
+    """From runs of at least two tasks."""
+    left_out = leave_one_task_out(space, budget, groups, hardware, seed=seed)
+    performance = fit_performance(space, budget, groups, seed=seed)
+    cost = fit_cost(space, budget, groups, hardware, seed=seed)
+    return Learned(calibrated(performance, left_out), cost, quality(left_out))
 
 
 def metatrain(meta: MetaDataset, *, seed: int = 0, exclude_tasks: tuple[str, ...] = ()) -> Surrogates:
@@ -34,13 +57,11 @@ def metatrain(meta: MetaDataset, *, seed: int = 0, exclude_tasks: tuple[str, ...
             "see what carries over from task to task; collect runs on another one"
         )
     hardware = main_hardware(meta)
-    performance = fit_performance(meta.space, meta.budget, groups, seed=seed)
-    cost = fit_cost(meta.space, meta.budget, groups, hardware, seed=seed)
-    left_out = leave_one_task_out(meta.space, meta.budget, groups, hardware, seed=seed)
+    learned = learn(meta.space, meta.budget, groups, hardware, seed=seed)
     pipelines = {pipeline.id: pipeline for group in groups for pipeline in group.pipelines}
     return Surrogates(
-        performance=calibrated(performance, left_out),
-        cost=cost,
+        performance=learned.performance,
+        cost=learned.cost,
         space=meta.space,
         budget=meta.budget,
         sources=tuple(Source(group.task, group.base_model, group.context.metafeatures) for group in groups),
@@ -50,7 +71,7 @@ def metatrain(meta: MetaDataset, *, seed: int = 0, exclude_tasks: tuple[str, ...
         meta_dataset={"name": meta.name, "fingerprint": meta.fingerprint},
         runs=sum(len(group.pipelines) for group in groups),
         seed=seed,
-        quality=quality(left_out),
+        quality=learned.quality,
     )
 
 

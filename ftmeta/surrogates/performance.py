@@ -9,21 +9,20 @@ over the source tasks otherwise; how far off that is when a task is left out bec
 
 Scores seen on the new task itself, if any, condition the prediction in closed form and nothing is fitted again.
 
-Array legend: N pipelines, T fidelities, G groups (task and base model), K observations.
+Array legend: N pipelines, T fidelities, G groups (task and base model).
 """
 
-# ruff: noqa: N815 (array names carry their dimensions)
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
 from ftmeta.schema import Budget, Pipeline
 from ftmeta.space import Space
 from ftmeta.surrogates import gp
+from ftmeta.surrogates.belief import Belief
 from ftmeta.surrogates.features import Context, FeatureMap
 from ftmeta.surrogates.history import Group
 
@@ -33,7 +32,6 @@ MIN_TASKS_FOR_METAFEATURES = 8
 MIN_TASKS_FOR_SCALES = 5
 _RIDGES = (1.0, 10.0, 100.0, np.inf)  # inf: the mean over the source tasks
 _PRIOR_SPREAD, _PRIOR_TASKS = 0.5, 2  # a task's location and scale differ by half of the mean one
-_POINT_NOISE = 0.05  # of a run's noise variance: what differs from point to point of one curve
 
 
 @dataclass(frozen=True)
@@ -74,66 +72,42 @@ class PerformanceSurrogate:
         self, pipelines: Sequence[Pipeline], context: Context, observations: Sequence[Observation] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
         """mean_NT and deviation_NT of the score in [0, 1] at fidelities 1..T. The deviation is that of a single run."""
+        seen = {one.pipeline.id: one.pipeline for one in observations}
+        pool = {pipeline.id: pipeline for pipeline in pipelines} | seen
+        row = {key: n for n, key in enumerate(pool)}
+        belief = self.belief(list(pool.values()), context)
+        mean, variance = belief.given(
+            np.array([row[one.pipeline.id] for one in observations], dtype=int),
+            np.array([one.fidelity - 1 for one in observations], dtype=int),
+            np.array([one.score for one in observations], dtype=float),
+        )
+        asked = [row[pipeline.id] for pipeline in pipelines]
+        factor_NT = self.calibration(belief.z_NT[asked])
+        return np.clip(mean[asked], 0.0, 1.0), np.sqrt(variance[asked]) * factor_NT
+
+    def belief(self, pipelines: Sequence[Pipeline], context: Context) -> Belief:
+        """Of distinct pipelines on a new task, before anything is seen there."""
         X_NF = self.features.transform(pipelines, context).astype(np.float64)
         location, scale = self.scale.predict(context)
         z_NT = self.process.predict(X_NF)
-        mean_NT = location + scale * z_NT
-        sigma_T = np.maximum(np.diag(self.process.covariance_TT), 0.0)
-        variance_NT = self._task_variance(z_NT) + scale**2 * self.process.variance(X_NF)[:, None] * sigma_T
-        factor_NT = self._calibration(z_NT)
-        if observations:
-            mean_NT, variance_NT = self._condition(X_NF, pipelines, context, observations, mean_NT, variance_NT, scale)
-        return np.clip(mean_NT, 0.0, 1.0), np.sqrt(variance_NT) * factor_NT
+        return Belief(
+            mean_NT=location + scale * z_NT,
+            z_NT=z_NT,
+            scale=float(scale),
+            of_location=float(self.scale.variance_2[0]),
+            of_scale=float(self.scale.variance_2[1]),
+            factor_NN=self.process.covariance(X_NF),
+            noise=self.process.noise,
+            covariance_TT=self.process.covariance_TT,
+        )
 
     def predicted_z(self, pipelines: Sequence[Pipeline], context: Context) -> np.ndarray:
         """z_NT: the expected scores in units of a task's own scale, about 0 for poor and 1 for good pipelines."""
         return self.process.predict(self.features.transform(pipelines, context).astype(np.float64))
 
-    def _task_variance(self, z_NT: np.ndarray) -> np.ndarray:
-        return self.scale.variance_2[0] + self.scale.variance_2[1] * z_NT**2
-
-    def _calibration(self, z_NT: np.ndarray) -> np.ndarray:
+    def calibration(self, z_NT: np.ndarray) -> np.ndarray:
+        """The factors on deviations where z_NT is predicted."""
         return self.calibration_factor_3[np.searchsorted(self.calibration_edges_2, z_NT)]
-
-    def _condition(
-        self,
-        X_NF: np.ndarray,
-        pipelines: Sequence[Pipeline],
-        context: Context,
-        observations: Sequence[Observation],
-        mean_NT: np.ndarray,
-        variance_NT: np.ndarray,
-        scale: float,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The Gaussian posterior of the same model, given the scores seen (Rasmussen & Williams 2006, eq. 2.23)."""
-        seen_X_KF = self.features.transform([one.pipeline for one in observations], context).astype(np.float64)
-        t_K = np.array([one.fidelity - 1 for one in observations])
-        y_K = np.array([one.score for one in observations])
-        ids = [one.pipeline.id for one in observations]
-        location, _ = self.scale.predict(context)
-        z_KT, z_NT = self.process.predict(seen_X_KF), (mean_NT - location) / scale
-        z_K = z_KT[np.arange(len(t_K)), t_K]
-        sigma_TT = self.process.covariance_TT
-        of_location, of_scale = self.scale.variance_2
-
-        same_KK = np.array([[a == b for b in ids] for a in ids], dtype=float)
-        factor_KK = self.process.covariance(seen_X_KF, seen_X_KF) + self.process.noise * same_KK
-        prior_KK = of_location + of_scale * np.outer(z_K, z_K) + scale**2 * sigma_TT[np.ix_(t_K, t_K)] * factor_KK
-        point_noise = _POINT_NOISE * self.process.noise * scale**2 * np.diag(sigma_TT)[t_K]
-        prior_KK[np.diag_indices_from(prior_KK)] += point_noise + 1e-8
-        solved = cho_factor(prior_KK, lower=True)
-
-        same_NK = np.array([[pipeline.id == b for b in ids] for pipeline in pipelines], dtype=float)
-        factor_NK = self.process.covariance(X_NF, seen_X_KF) + self.process.noise * same_NK
-        cross_NTK = (
-            of_location
-            + of_scale * z_NT[:, :, None] * z_K
-            + scale**2 * factor_NK[:, None, :] * sigma_TT[None][:, :, t_K]
-        )
-        mean_NT = mean_NT + cross_NTK @ cho_solve(solved, y_K - (location + scale * z_K))
-        flat_DK = cross_NTK.reshape(-1, len(t_K))
-        explained_NT = (flat_DK * cho_solve(solved, flat_DK.T).T).sum(axis=1).reshape(mean_NT.shape)
-        return mean_NT, np.maximum(variance_NT - explained_NT, 1e-8)
 
 
 def fit_performance(space: Space, budget: Budget, groups: Sequence[Group], *, seed: int) -> PerformanceSurrogate:

@@ -9,7 +9,6 @@ factors for a task come from the other left-out tasks.
 Array legend: N runs of all tasks, T fidelities.
 """
 
-# ruff: noqa: N815 (array names carry their dimensions)
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -253,8 +253,9 @@ def test_a_node_is_killed_and_comes_back(cluster: TwoNodes, make_run: Any, curve
 
 
 def test_a_node_is_about_to_go(cluster: TwoNodes, make_run: Any, curves: Any) -> None:
-    """SIGTERM to its `ray start --block`: the node is drained, and Ray Train tells the workers."""
-    run = make_run(min_workers=1, epochs=12)
+    """SIGTERM to its `ray start --block`: the node is drained, and Ray Train tells the workers. Small micro-batches, so
+    that the run is not over before they have heard of it."""
+    run = make_run(min_workers=1, epochs=12, micro_batch_tokens=32)
     with run.driver() as driver:
         run.in_mid_run(driver)
         cluster.preempt_node()

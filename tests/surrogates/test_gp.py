@@ -37,7 +37,7 @@ def test_what_tasks_share_is_told_from_what_is_their_own() -> None:
     assert alike.own < 0.1 * alike.shared
     assert apart.own > 0.3 * apart.shared
     far_MF = np.zeros((1, F))
-    assert apart.variance(far_MF) > 3 * alike.variance(far_MF)
+    assert apart.covariance(far_MF) + apart.noise > 3 * (alike.covariance(far_MF) + alike.noise)
 
 
 def test_features_that_do_not_matter_fade_out() -> None:
@@ -56,9 +56,19 @@ def test_a_new_task_is_predicted_from_what_is_shared() -> None:
     assert np.diag(sigma_TT)[0] / np.diag(sigma_TT)[-1] == pytest.approx(0.09, rel=0.1)
 
 
-def test_covariance_and_variance_agree() -> None:
+def test_covariance_of_a_new_task_is_the_prior_less_what_the_runs_tell() -> None:
+    """Rasmussen & Williams 2006, eq. 2.24, by hand."""
     process = gp.fit(*data(0.5), np.ones(N), seed=0)
     X_MF = np.random.default_rng(3).normal(size=(6, F))
-    covariance_MM = process.covariance(X_MF, X_MF)
-    np.testing.assert_allclose(np.diag(covariance_MM) + process.noise, process.variance(X_MF))
+
+    def matern(A_MF: np.ndarray, B_KF: np.ndarray) -> np.ndarray:
+        r = 5**0.5 * np.sqrt((((A_MF[:, None] - B_KF[None]) / process.length_F) ** 2).sum(axis=2))
+        return (1 + r + r**2 / 3) * np.exp(-r)
+
+    same_NN = process.group_N[:, None] == process.group_N[None]
+    K_NN = (process.shared + process.own * same_NN) * matern(process.X_NF, process.X_NF) + process.noise * np.eye(N)
+    cross_MN = process.shared * matern(X_MF, process.X_NF)
+    wanted = (process.shared + process.own) * matern(X_MF, X_MF) - cross_MN @ np.linalg.solve(K_NN, cross_MN.T)
+    covariance_MM = process.covariance(X_MF)
+    np.testing.assert_allclose(covariance_MM, wanted, atol=1e-4)
     assert np.linalg.eigvalsh(covariance_MM).min() > -1e-8

@@ -6,8 +6,6 @@ SAMPLE_CHARACTERS characters, which is all of most datasets. The same file gives
 # N examples (rows that can be used), M of them in the sample
 """
 
-# ruff: noqa: N815  (array fields carry their dimensions)
-
 from __future__ import annotations
 
 import hashlib
