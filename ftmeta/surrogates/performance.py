@@ -176,7 +176,7 @@ def _fit_scale(space: Space, budget: Budget, groups: Sequence[Group], scales_G2:
     X_GF = np.stack([_task_columns(features, group.context) for group in groups])
     tasks = np.array([group.task for group in groups])
     errors = {ridge: _left_out_errors(X_GF, scales_G2, tasks, ridge) for ridge in _RIDGES}
-    best = min(_RIDGES, key=lambda ridge: float((errors[ridge] ** 2 / scales_G2.var(axis=0)).sum()))
+    best = min(_RIDGES, key=lambda ridge: float((errors[ridge] ** 2 / np.maximum(scales_G2.var(axis=0), 1e-12)).sum()))
     if best == np.inf:
         return constant
     weight_F2 = _ridge(X_GF, scales_G2 - mean_2, best)
