@@ -1,7 +1,7 @@
 """The benchmark as a job: `python -m jobs.benchmark --config jobs/configs/benchmark.yaml [--metadata DIR] [--out DIR]`.
 
-In: a YAML file with `metadata` (meta-datasets: names of bundled ones, or folders), `methods` (names, or `all`),
-`seeds`, `budget_fraction` and `out`. Out: the report, plots and numbers in that folder, and the document as JSON on
+In: a YAML file with `metadata` (meta-datasets: names of bundled ones, or folders), `methods` (names, `all`,
+`ablations`), `seeds`, `budget_fraction` and `out`. Out: the report, plots and numbers in that folder, and the document as JSON on
 standard output. Submitted again, it goes on from where it was stopped. Relative folders are taken from the state folder
 of the cluster.
 """
@@ -12,11 +12,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ftmeta.benchmark.units import ALL_METHODS, Settings
+from ftmeta.benchmark.units import Settings, methods_of
 from ftmeta.metadataset import bundled_metadatasets
 from ftmeta.orchestrate.config import load_config
 from ftmeta.orchestrate.replays import run_benchmark
@@ -27,7 +26,7 @@ class BenchmarkConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
     metadata: list[str]
     out: Path
-    methods: list[str] | Literal["all"] = "all"
+    methods: list[str] = ["all"]
     seeds: int = 20
     budget_fraction: float = 0.1
 
@@ -41,8 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = load_config(chosen.config, BenchmarkConfig)
     bundled = bundled_metadatasets()
     metadata = chosen.metadata or [name if name in bundled else str(state_dir() / name) for name in config.metadata]
-    methods = ALL_METHODS if config.methods == "all" else tuple(config.methods)
-    settings = Settings(methods, config.seeds, config.budget_fraction)
+    settings = Settings(methods_of(config.methods), config.seeds, config.budget_fraction)
     document = run_benchmark(metadata, settings, results_folder(chosen.out, str(config.out)))
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import ftmeta
 from ftmeta.benchmark.plots import draw
-from ftmeta.benchmark.statistics import OURS, SHARES, Results, comparisons, per_task, results_of, summary
-from ftmeta.benchmark.units import ORACLE, Settings
+from ftmeta.benchmark.statistics import OURS, SHARES, Results, comparisons, is_ablation, per_task, results_of, summary
+from ftmeta.benchmark.units import Settings, about
 from ftmeta.files import write_text
 from ftmeta.metadataset import MetaDataset
-from ftmeta.optimizers import METHODS
 
 _SPEED_TARGET = 2000  # asks a second of cheap optimizers
 
@@ -21,7 +20,7 @@ def document_of(
     units: Sequence[Mapping[str, Any]], settings: Settings, meta: MetaDataset, left_out: Sequence[str]
 ) -> dict[str, Any]:
     """What `ftmeta benchmark --json` prints, but for the time it took."""
-    results = results_of(units)
+    results, parts = results_of(units), results_of(units, ablations=True)
     budgets = {f"{unit['task']}/{unit['base_model']}": unit["budget_s"] for unit in units}
     learned: dict[str, float] = {}
     for unit in units:
@@ -35,6 +34,7 @@ def document_of(
         "overhead_charged": settings.charge_overhead,
         "methods": summary(results),
         "comparisons": comparisons(results),
+        "ablations": summary(parts) if any(is_ablation(name) for name in parts.methods) else {},
         "per_task": per_task(results),
         "candidates": {unit["task"]: unit["candidates"] for unit in units},
         "learning_s": {names: round(seconds, 1) for names, seconds in learned.items() if seconds >= 0.1},
@@ -56,6 +56,7 @@ def markdown(document: Mapping[str, Any], results: Results, plots: Mapping[str, 
         _table(document),
         *(f"![{caption}]({plots[name]})" for name, caption in _CAPTIONS.items() if name in plots),
         _compared(document),
+        _ablations(document),
         _tasks(document),
         _times(document),
         _left_out(document),
@@ -100,12 +101,9 @@ def _table(document: Mapping[str, Any]) -> str:
             "–" if gap is None else f"{gap:+.3f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    about = "; ".join(
-        f"`{name}`: {METHODS[name].about if name in METHODS else 'the best candidate by its test score, run at once'}"
-        for name in document["methods"]
-    )
+    meanings = "; ".join(f"`{name}`: {about(name)}" for name in document["methods"])
     return "\n".join(
-        ["## Methods", "", *lines, "", f"{about}. Gap: validation minus test score of what is handed over."]
+        ["## Methods", "", *lines, "", f"{meanings}. Gap: validation minus test score of what is handed over."]
     )
 
 
@@ -126,6 +124,19 @@ def _compared(document: Mapping[str, Any]) -> str:
             *lines,
         ]
     )
+
+
+def _ablations(document: Mapping[str, Any]) -> str:
+    if not document["ablations"]:
+        return ""
+    shares = [f"{100 * share:.0f}" for share in SHARES]
+    head = ["method", *(f"regret at {share} %" for share in shares), "area"]
+    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    for name, row in sorted(document["ablations"].items(), key=lambda item: item[1]["auc"]):
+        regrets = " | ".join(f"{row['regret'][share]:.3f}" for share in shares)
+        lines.append(f"| {name} | {regrets} | {row['auc']:.3f} |")
+    meanings = "; ".join(f"`{name}`: {about(name)}" for name in document["ablations"] if is_ablation(name))
+    return "\n".join([f"## What {OURS} owes to what", "", *lines, "", f"{meanings}."])
 
 
 def _tasks(document: Mapping[str, Any]) -> str:
@@ -169,6 +180,3 @@ def _left_out(document: Mapping[str, Any]) -> str:
     if document["without_test_scores"]:
         notes.append(f"no test scores, validation scores stand in: {', '.join(document['without_test_scores'])}")
     return "\n".join(["## Left out", "", *(f"- {one}" for one in notes)]) if notes else ""
-
-
-__all__ = ["ORACLE", "document_of", "markdown", "write_report"]

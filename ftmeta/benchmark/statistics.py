@@ -54,13 +54,21 @@ class Results:
         return self.curve_MDG.mean(axis=2)
 
 
-def results_of(units: Sequence[Mapping[str, Any]]) -> Results:
-    """From the units of all tasks. A method that was impossible on a task is left out altogether."""
+def is_ablation(method: str) -> bool:
+    """Ours with something taken away (ablations.py)."""
+    return "/" in method
+
+
+def results_of(units: Sequence[Mapping[str, Any]], *, ablations: bool = False) -> Results:
+    """From the units of all tasks: all methods but ablations, or ours and its ablations. A method that was impossible
+    on a task is left out altogether."""
     tasks = list(dict.fromkeys((unit["task"], unit["base_model"]) for unit in units))
     of_method: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
     impossible: dict[str, str] = {}
     for unit in units:
         for name, found in unit["methods"].items():
+            if is_ablation(name) != ablations and not (ablations and name in (OURS, "strong-default")):
+                continue
             if "impossible" in found:
                 impossible.setdefault(name, f"{unit['task']}: {found['impossible']}")
             else:

@@ -29,7 +29,10 @@ def benchmark(
         "benchmark"
     ),
     methods: Annotated[
-        str, typer.Option(help="Methods, separated by commas; `all` for every one that is installed.")
+        str,
+        typer.Option(
+            help="Methods, separated by commas; `all` for every one that is installed, `ablations` for ours in parts."
+        ),
     ] = "all",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the methods that chance plays a part in.")] = 20,
     budget_fraction: Annotated[
@@ -46,11 +49,10 @@ def benchmark(
 ) -> Reply:
     """Replays optimizers on a meta-dataset with a simulated clock, each task left out in turn. Nothing is trained but
     surrogates. Given again, it goes on from where it was stopped."""
-    from ftmeta.benchmark.units import ALL_METHODS, Settings
+    from ftmeta.benchmark.units import Settings, methods_of
     from ftmeta.orchestrate.replays import run_benchmark
 
-    chosen = ALL_METHODS if methods == "all" else tuple(part.strip() for part in methods.split(",") if part.strip())
-    settings = Settings(chosen, seeds, budget_fraction, charge_overhead=not free_optimizers)
+    settings = Settings(methods_of(methods.split(",")), seeds, budget_fraction, charge_overhead=not free_optimizers)
     document = run_benchmark(metadata, settings, out, address=address, slots=slots)
 
     def show(console: Console) -> None:

@@ -1,14 +1,20 @@
-"""ftmeta's own optimizer: transfer, conditioned on what is seen, with an eye on the end of each curve.
+"""ftmeta's own optimizer: transfer, conditioned on what is seen, with an eye on the end of each curve and on the clock.
 
 The surrogates are learned on other tasks and never refitted. Scores seen on the new task condition the belief about all
-candidates in closed form (ftmeta/surrogates/belief.py). Each step trains one candidate by one fidelity: the one whose
-expected improvement *at the end of its run* over the best score seen, divided by what is still to be paid until there,
-is largest. A candidate under way is believed to do what is expected of it until it is told (kriging believer).
+candidates in closed form (ftmeta/surrogates/belief.py). Each step trains one candidate by one fidelity: the one with
+the largest
 
-The strong default, where it is known, is finished before `DEFAULT_BY` of the budget is spent: what is handed over
-is never much worse than it.
+  expected improvement at the end of its run, over the best score seen, times log(budget / time at which it ends)
 
-Array legend: N candidates, T fidelities.
+which is by how much the area under regret over the logarithm of time is expected to shrink if the candidate is run to
+its end and nothing else is: a good anytime optimizer keeps that area small. A run that the budget does not let end
+is judged by the fidelity it can still reach. After each step all candidates compete again, so a run that
+disappoints is left, and taken up again if others disappoint more.
+
+A candidate under way is believed to do what is expected of it until it is told (the kriging believer of Ginsbourger et
+al. 2010).
+
+Array legend: N candidates, T fidelities, K scores seen.
 """
 
 from __future__ import annotations
@@ -21,34 +27,54 @@ from ftmeta.optimizers.quicktune import expected_improvement
 
 
 class Ours:
-    def __init__(self, problem: Problem, experience: Experience, seed: int) -> None:
+    def __init__(
+        self, problem: Problem, experience: Experience, seed: int, *, conditioned: bool = True, cost_aware: bool = True
+    ) -> None:
         learned = experience.learned
-        self._book = Book(problem)
+        self._book, self._budget_s, self._T = Book(problem), problem.budget_s, problem.max_fidelity
         self._belief = learned.performance.belief(problem.candidates, problem.context)
-        self._factor_N = learned.performance.calibration(self._belief.z_NT)[:, -1]
-        self._cost_NT = learned.cost.predict(problem.candidates, problem.context, experience.hardware)
-        self._T = problem.max_fidelity
-        self._rng = np.random.default_rng(seed)
-        self._budget_s = problem.budget_s
+        self._factor_NT = learned.performance.calibration(self._belief.z_NT)
+        cost_NT = learned.cost.predict(problem.candidates, problem.context, experience.hardware)
+        self._cost_NT = np.maximum(cost_NT, 1e-9)
+        self._conditioned, self._cost_aware = conditioned, cost_aware
 
     def ask(self) -> Step | None:
         book = self._book
         open_N = book.open_N
         if not open_N.any():
             return None
-        mean_N, deviation_N = self._end()
-        best = book.best_score or 0.0
-        rows = np.arange(len(mean_N))
-        paid_N = np.where(book.reached_N > 0, self._cost_NT[rows, book.reached_N], 0.0)
-        left_N = np.where(open_N, self._cost_NT[rows, -1] - paid_N, 1.0)
-        value_N = expected_improvement(mean_N, deviation_N, best) / left_N
+        end_N = self._reachable()
+        mean_N, deviation_N = self._expected(end_N)
+        improvement_N = expected_improvement(mean_N, deviation_N, book.best_score or 0.0)
+        value_N = improvement_N * self._time_left(end_N)
         candidate = int(np.where(open_N, value_N, -np.inf).argmax())
         return book.ask(candidate, int(book.reached_N[candidate]) + 1)
 
-    def _end(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation of the score at the last fidelity, given what was seen and what is under way."""
-        book, last = self._book, np.array([self._T - 1])
-        rows_K, t_K = np.nonzero(np.isfinite(book.score_NT))
+    def _reachable(self) -> np.ndarray:
+        """end_N: the index of the last fidelity that each candidate can reach within the budget; the next one at least,
+        whatever the budget says."""
+        left_s = self._budget_s - self._book.spent_s
+        affordable_NT = self._cost_NT[:, 1:] - self._paid()[:, None] <= left_s
+        last_N = self._T - 1 - affordable_NT[:, ::-1].argmax(axis=1)
+        last_N = np.where(affordable_NT.any(axis=1), last_N, 0)
+        return np.maximum(last_N, np.minimum(self._book.reached_N, self._T - 1))
+
+    def _paid(self) -> np.ndarray:
+        reached_N = self._book.reached_N
+        return np.where(reached_N > 0, self._cost_NT[np.arange(len(reached_N)), reached_N], 0.0)
+
+    def _time_left(self, end_N: np.ndarray) -> np.ndarray:
+        """log(budget / time at which each candidate is at its end), at least a thousandth."""
+        if not self._cost_aware:
+            return np.ones(len(end_N))
+        left_N = self._cost_NT[np.arange(len(end_N)), end_N + 1] - self._paid()
+        at_N = np.maximum(self._book.spent_s + left_N, 1e-3 * self._budget_s)
+        return np.maximum(np.log(self._budget_s / at_N), 1e-3)
+
+    def _expected(self, end_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of the scores at the ends, given what was seen and what is under way."""
+        book = self._book
+        rows_K, t_K = np.nonzero(np.isfinite(book.score_NT)) if self._conditioned else (np.array([], dtype=int),) * 2
         score_K = book.score_NT[rows_K, t_K]
         if book.under_way:
             steps = list(book.under_way.values())
@@ -57,8 +83,10 @@ class Ours:
             more_t = np.array([step.fidelity - 1 for step in steps])
             rows_K, t_K = np.concatenate([rows_K, more_rows]), np.concatenate([t_K, more_t])
             score_K = np.concatenate([score_K, expected[more_rows, more_t]])
-        mean, variance = self._belief.given(rows_K, t_K, score_K, last)
-        return mean[:, 0], np.sqrt(variance[:, 0]) * self._factor_N
+        ends = np.unique(end_N)
+        mean, variance = self._belief.given(rows_K, t_K, score_K, ends)
+        rows, at = np.arange(len(end_N)), np.searchsorted(ends, end_N)
+        return mean[rows, at], np.sqrt(variance[rows, at]) * self._factor_NT[rows, end_N]
 
     def tell(self, outcome: Outcome) -> None:
         self._book.tell(outcome)

@@ -16,7 +16,7 @@ from typing import Any
 
 from ftmeta.benchmark.report import document_of, write_report
 from ftmeta.benchmark.units import Settings, Unit, compute, units_of
-from ftmeta.errors import FtmetaError, UserError
+from ftmeta.errors import FtmetaError
 from ftmeta.files import require_writable, write_json
 from ftmeta.metadataset import MetaDataset, join, load
 from ftmeta.orchestrate.connection import connected, on_signals
@@ -98,6 +98,3 @@ def _computed(meta: MetaDataset, units: list[Unit], settings: Settings, *, done:
             if stop[0]:
                 raise KeyboardInterrupt
     log.info("%d units in %.0f s", total, time.monotonic() - began)
-
-
-__all__ = ["Settings", "UserError", "run_benchmark"]
