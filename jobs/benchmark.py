@@ -1,9 +1,9 @@
 """The benchmark as a job: `python -m jobs.benchmark --config jobs/configs/benchmark.yaml [--metadata DIR] [--out DIR]`.
 
 In: a YAML file with `metadata` (meta-datasets: names of bundled ones, or folders), `methods` (names, `all`,
-`ablations`), `seeds`, `budget_fraction` and `out`. Out: the report, plots and numbers in that folder, and the document as JSON on
-standard output. Submitted again, it goes on from where it was stopped. Relative folders are taken from the state folder
-of the cluster.
+`ablations`), `seeds`, `budget_fraction` and `out`. Out: the report, plots and numbers in that folder, and the document
+as JSON on standard output. Submitted again, it goes on from where it was stopped. Relative folders are taken from the
+state folder of the cluster.
 """
 
 from __future__ import annotations
