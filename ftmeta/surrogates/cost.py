@@ -51,9 +51,16 @@ class CostSurrogate:
 
 
 def fit_cost(
-    space: Space, budget: Budget, groups: Sequence[Group], hardware: HardwareProfile | None, *, seed: int
+    space: Space,
+    budget: Budget,
+    groups: Sequence[Group],
+    hardware: HardwareProfile | None,
+    *,
+    seed: int,
+    start: CostSurrogate | None = None,
 ) -> CostSurrogate:
-    """Learned from the runs whose cost is known. Raises MetaDatasetError if there is none."""
+    """Learned from the runs whose cost is known. `start`: learned from nearly the same. Raises MetaDatasetError if no
+    cost is known."""
     analytic = (
         hardware is not None
         and has_analytic_cost(space.hyperparameters)
@@ -78,7 +85,9 @@ def fit_cost(
     residual_N1 = np.log(cost_N[known] / base_N[known])[:, None]
     # A run that broke off early has a smaller sum of seconds, in which one slow moment weighs more.
     weight_N = budget.max_fidelity / np.maximum(reached_N[known], 1)
-    return CostSurrogate(features, gp.fit(X_NF[known], residual_N1, group_N[known], weight_N, seed=seed), analytic)
+    at = start and start.process
+    process = gp.fit(X_NF[known], residual_N1, group_N[known], weight_N, seed=seed, start=at)
+    return CostSurrogate(features, process, analytic)
 
 
 def _base(

@@ -38,9 +38,9 @@ def learn(
     space: Space, budget: Budget, groups: Sequence[Group], hardware: HardwareProfile | None, *, seed: int
 ) -> Learned:
     """From runs of at least two tasks."""
-    left_out = leave_one_task_out(space, budget, groups, hardware, seed=seed)
     performance = fit_performance(space, budget, groups, seed=seed)
     cost = fit_cost(space, budget, groups, hardware, seed=seed)
+    left_out = leave_one_task_out(space, budget, groups, hardware, (performance, cost), seed=seed)
     return Learned(calibrated(performance, left_out), cost, quality(left_out))
 
 

@@ -110,8 +110,10 @@ class PerformanceSurrogate:
         return self.calibration_factor_3[np.searchsorted(self.calibration_edges_2, z_NT)]
 
 
-def fit_performance(space: Space, budget: Budget, groups: Sequence[Group], *, seed: int) -> PerformanceSurrogate:
-    """Learned from `groups`, not calibrated yet (see quality.py)."""
+def fit_performance(
+    space: Space, budget: Budget, groups: Sequence[Group], *, seed: int, start: PerformanceSurrogate | None = None
+) -> PerformanceSurrogate:
+    """Learned from `groups`, not calibrated yet (see quality.py). `start`: learned from nearly the same."""
     use_task = len({group.task for group in groups}) >= MIN_TASKS_FOR_METAFEATURES
     features, X = FeatureMap.fit(
         space, budget, [(group.pipelines, group.context) for group in groups], use_task=use_task
@@ -123,7 +125,9 @@ def fit_performance(space: Space, budget: Budget, groups: Sequence[Group], *, se
         z.append(completed_NT)
         weights.append(weight_N)
     group_N = np.repeat(np.arange(len(groups)), [len(part) for part in z])
-    process = gp.fit(np.concatenate(X), np.concatenate(z), group_N, np.concatenate(weights), seed=seed)
+    process = gp.fit(
+        np.concatenate(X), np.concatenate(z), group_N, np.concatenate(weights), seed=seed, start=start and start.process
+    )
     scale_model = _fit_scale(space, budget, groups, scales_G2)
     return PerformanceSurrogate(features, process, scale_model, np.zeros(2), np.ones(3))
 

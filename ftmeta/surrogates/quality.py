@@ -20,7 +20,7 @@ from scipy.stats import kendalltau, norm
 from ftmeta.hardware import HardwareProfile
 from ftmeta.schema import Budget
 from ftmeta.space import Space
-from ftmeta.surrogates.cost import fit_cost
+from ftmeta.surrogates.cost import CostSurrogate, fit_cost
 from ftmeta.surrogates.history import Group
 from ftmeta.surrogates.performance import PerformanceSurrogate, fit_performance
 
@@ -43,14 +43,21 @@ class LeftOut:
 
 
 def leave_one_task_out(
-    space: Space, budget: Budget, groups: Sequence[Group], hardware: HardwareProfile | None, *, seed: int
+    space: Space,
+    budget: Budget,
+    groups: Sequence[Group],
+    hardware: HardwareProfile | None,
+    whole: tuple[PerformanceSurrogate, CostSurrogate] | tuple[None, None] = (None, None),
+    *,
+    seed: int,
 ) -> list[LeftOut]:
-    """One entry a group. Needs at least two tasks."""
+    """One entry a group. Needs at least two tasks. `whole`: the surrogates of all groups, near which the search for
+    hyperparameters sets out; what is found is the most probable without the task."""
     found = []
     for task in sorted({group.task for group in groups}):
         others = [group for group in groups if group.task != task]
-        performance = fit_performance(space, budget, others, seed=seed)
-        cost = fit_cost(space, budget, others, hardware, seed=seed)
+        performance = fit_performance(space, budget, others, seed=seed, start=whole[0])
+        cost = fit_cost(space, budget, others, hardware, seed=seed, start=whole[1])
         for group in (group for group in groups if group.task == task):
             mean_NT, deviation_NT = performance.predict(group.pipelines, group.context)
             cost_NT = cost.predict(group.pipelines, group.context, hardware)
