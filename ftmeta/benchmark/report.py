@@ -55,6 +55,7 @@ def markdown(document: Mapping[str, Any], results: Results, plots: Mapping[str, 
         _how(document, results),
         _table(document),
         *(f"![{caption}]({plots[name]})" for name, caption in _CAPTIONS.items() if name in plots),
+        _claim(document),
         _compared(document),
         _ablations(document),
         _tasks(document),
@@ -104,6 +105,39 @@ def _table(document: Mapping[str, Any]) -> str:
     meanings = "; ".join(f"`{name}`: {about(name)}" for name in document["methods"])
     return "\n".join(
         ["## Methods", "", *lines, "", f"{meanings}. Gap: validation minus test score of what is handed over."]
+    )
+
+
+PAPER = "quicktune-transfer"
+PAPERS_BASELINES = ("zero-shot", "default", "random", "dehb", "quicktune")
+
+
+def _claim(document: Mapping[str, Any]) -> str:
+    """Strangmann et al. 2024: transfer alone had the best test performance of these at the end of the budget."""
+    against = [name for name in PAPERS_BASELINES if name in document["methods"]]
+    if PAPER not in document["methods"] or not against:
+        return ""
+    tasks = document["per_task"].values()
+    lines = []
+    for name in against:
+        ahead = sum(row[PAPER]["test_score"] > row[name]["test_score"] for row in tasks)
+        behind = sum(row[PAPER]["test_score"] < row[name]["test_score"] for row in tasks)
+        sooner = sum(row[PAPER]["auc"] < row[name]["auc"] for row in tasks)
+        means = [document["methods"][one]["test_score"] for one in (PAPER, name)]
+        verdict = "holds" if means[0] > means[1] else "does not hold"
+        lines.append(
+            f"- against {name}: {verdict}. Mean test score {means[0]:.3f} against {means[1]:.3f}; higher on {ahead} and "
+            f"lower on {behind} of {len(tasks)} tasks; smaller area under regret on {sooner}"
+        )
+    return "\n".join(
+        [
+            "## The paper's claim on these tasks",
+            "",
+            "Strangmann et al. 2024: at the end of the budget, transfer without refitting gives the best test scores of all "
+            "methods they compare. Here:",
+            "",
+            *lines,
+        ]
     )
 
 
