@@ -126,15 +126,15 @@ def _claim(document: Mapping[str, Any]) -> str:
         means = [document["methods"][one]["test_score"] for one in (PAPER, name)]
         verdict = "holds" if means[0] > means[1] else "does not hold"
         lines.append(
-            f"- against {name}: {verdict}. Mean test score {means[0]:.3f} against {means[1]:.3f}; higher on {ahead} and "
-            f"lower on {behind} of {len(tasks)} tasks; smaller area under regret on {sooner}"
+            f"- against {name}: {verdict}. Mean test score {means[0]:.3f} against {means[1]:.3f}; higher on {ahead} "
+            f"and lower on {behind} of {len(tasks)} tasks; smaller area under regret on {sooner}"
         )
     return "\n".join(
         [
             "## The paper's claim on these tasks",
             "",
-            "Strangmann et al. 2024: at the end of the budget, transfer without refitting gives the best test scores of all "
-            "methods they compare. Here:",
+            "Strangmann et al. 2024: at the end of the budget, transfer without refitting gives the best test scores "
+            "of all methods they compare. Here:",
             "",
             *lines,
         ]
