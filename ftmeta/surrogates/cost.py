@@ -85,7 +85,7 @@ def fit_cost(
     residual_N1 = np.log(cost_N[known] / base_N[known])[:, None]
     # A run that broke off early has a smaller sum of seconds, in which one slow moment weighs more.
     weight_N = budget.max_fidelity / np.maximum(reached_N[known], 1)
-    at = start and start.process
+    at = None if start is None else start.process
     process = gp.fit(X_NF[known], residual_N1, group_N[known], weight_N, seed=seed, start=at)
     return CostSurrogate(features, process, analytic)
 

@@ -125,9 +125,8 @@ def fit_performance(
         z.append(completed_NT)
         weights.append(weight_N)
     group_N = np.repeat(np.arange(len(groups)), [len(part) for part in z])
-    process = gp.fit(
-        np.concatenate(X), np.concatenate(z), group_N, np.concatenate(weights), seed=seed, start=start and start.process
-    )
+    at = None if start is None else start.process
+    process = gp.fit(np.concatenate(X), np.concatenate(z), group_N, np.concatenate(weights), seed=seed, start=at)
     scale_model = _fit_scale(space, budget, groups, scales_G2)
     return PerformanceSurrogate(features, process, scale_model, np.zeros(2), np.ones(3))
 
