@@ -46,7 +46,12 @@ def recipe_of(pipeline_of: Callable[..., Pipeline], micro: BaseModelInfo, space:
     """Of the whole task: its 75 steps tell all shares of warmup apart."""
     whole = load_task("elements")
 
+    made: dict[str, Recipe] = {}
+
     def make(**values: Any) -> Recipe:
-        return recipe(pipeline_of(**values), whole, micro, space.budget(), seed=0)
+        key = repr(values)
+        if key not in made:
+            made[key] = recipe(pipeline_of(**values), whole, micro, space.budget(), seed=0)
+        return made[key]
 
     return make

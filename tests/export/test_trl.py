@@ -162,10 +162,13 @@ def test_other_methods_give_our_curve_too(values: dict[str, Any], trained: Calla
 
 
 def test_a_fresh_adapter_of_the_script_is_made_as_ours(trained: Callable[..., Ours]) -> None:
-    """Only its random numbers differ: the same weights, of the same sizes; and steps can be limited."""
+    """Only its random numbers differ: the same weights, of the same sizes. And it goes on from a checkpoint."""
     ours = trained(peft_method="ia3", lr_multiplier=10.0)
-    result = script_of(ours.script).main(["--max-steps", "2", "--output", str(ours.folder / "fresh"), "--seed", "1"])
+    script, options = script_of(ours.script), ["--output", str(ours.folder / "fresh"), "--checkpoint-steps", "2"]
+    result = script.main([*options, "--max-steps", "2", "--seed", "1"])
     assert result["steps"] == len(result["losses"]) == 2
+    result = script.main([*options, "--max-steps", "3", "--seed", "1", "--resume"])
+    assert (result["steps"], len(result["losses"])) == (3, 1)
     fresh, first = (
         safetensors.torch.load_file(folder / "adapter_model.safetensors")
         for folder in (ours.folder / "fresh" / "adapter", ours.folder / "initial")
