@@ -8,7 +8,18 @@ from __future__ import annotations
 import typer
 
 import ftmeta
-from ftmeta.cli import benchmarking, finetuning, inspecting, metadata, planning, recommending, serving, sweeping, tasks
+from ftmeta.cli import (
+    benchmarking,
+    calibrating,
+    finetuning,
+    inspecting,
+    metadata,
+    planning,
+    recommending,
+    serving,
+    sweeping,
+    tasks,
+)
 from ftmeta.orchestrate.shell import exit_codes
 
 app = typer.Typer(
@@ -29,7 +40,18 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-for group in (recommending, planning, finetuning, tasks, sweeping, metadata, benchmarking, inspecting, serving):
+for group in (
+    recommending,
+    planning,
+    finetuning,
+    tasks,
+    sweeping,
+    metadata,
+    benchmarking,
+    calibrating,
+    inspecting,
+    serving,
+):
     group.register(app)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ftmeta.cli.output import JsonOption, Reply, command, duration, money, table
 from ftmeta.errors import UserError
+from ftmeta.files import require_new
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,11 +64,22 @@ def recommend(
     top: Annotated[int, typer.Option(min=1, max=50, help="How many pipelines.")] = 5,
     hardware: HardwareOption = None,
     selector: SelectorOption = None,
+    export: Annotated[
+        str | None, typer.Option(help="Write the first one as a folder for ftmeta, trl, llama-factory or axolotl.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The new folder of --export.")] = None,
     json: JsonOption = False,
 ) -> Reply:
     """Which pipelines to run on a dataset, what they will score and what they will cost. Nothing is trained."""
+    from ftmeta.export import FORMATS
     from ftmeta.recommend import recommend_for_task
 
+    if (export is None) != (out is None):
+        raise UserError("--export FORMAT and --out DIR belong together; give both")
+    if export is not None and export not in FORMATS:
+        raise UserError(f"unknown export format '{export}'; choose one of {', '.join(FORMATS)}")
+    if out is not None:
+        require_new(out)
     document = recommend_for_task(
         data,
         base_model=base_model,
@@ -76,7 +89,25 @@ def recommend(
         hardware=hardware,
         selector=selector,
     )
+    if export is not None and out is not None:
+        document["export"] = _export(document, data, base_model, selector, export, out)
     return Reply(document, lambda console: show_recommendations(console, document))
+
+
+def _export(
+    document: dict[str, Any], data: str, base_model: str, selector: str | None, format: str, out: Path
+) -> dict[str, Any]:
+    """The first recommendation as a folder for another trainer, with the budget that its prediction is for."""
+    from ftmeta.export import export
+    from ftmeta.models import resolve
+    from ftmeta.schema import Pipeline
+    from ftmeta.selector import load_selector
+    from ftmeta.tasks import load_task
+
+    first = document["recommendations"][0]["pipeline"]
+    budget = load_selector(selector).surrogates.budget
+    pipeline = Pipeline(first["space"], first["values"])
+    return export(pipeline, load_task(data), resolve(base_model), format, out, budget=budget).to_json()
 
 
 def show_recommendations(console: Console, document: dict[str, Any]) -> None:
@@ -102,7 +133,15 @@ def show_recommendations(console: Console, document: dict[str, Any]) -> None:
     console.print(listed)
     for warning in document["warnings"]:
         console.print(f"[yellow]note:[/yellow] {warning}", soft_wrap=True)
+    if "export" in document:
+        show_export(console, document["export"])
     console.print("Score: the share of the zero-shot loss that finetuning removes. --json: all settings.")
+
+
+def show_export(console: Console, exported: dict[str, Any]) -> None:
+    console.print(f"exported to {exported['folder']}; run there: {exported['command']}", soft_wrap=True, markup=False)
+    for one in exported["not_carried"]:
+        console.print(f"not carried: {one['setting']}: {one['value']} ({one['why']})", soft_wrap=True, markup=False)
 
 
 def _in_short(row: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ftmeta.errors import UserError
-from ftmeta.hardware import CPU, HardwareProfile, detect, list_hardware, load_hardware
+from ftmeta.hardware import HardwareProfile, detect, list_hardware, load_hardware
 from ftmeta.models.architectures import Decoder, decoder
 from ftmeta.planning.choose import Devices, Plan, Rows, advice, choose, reasons, smallest
 from ftmeta.planning.lengths import Lengths, counter_of, lengths_of
@@ -108,7 +108,7 @@ def _hardware(name: str | None, memory_gb: float | None) -> tuple[HardwareProfil
     if name is None and memory_gb is None:
         profile = load_hardware(detect())
         cpu = "no GPU was found here, so this is a plan for CPU cores; --gpu-memory or --hardware plans for GPUs"
-        return profile, [cpu] if profile.name == CPU else []
+        return profile, [cpu] if profile.name.startswith("cpu") else []
     if name is not None:
         profile = load_hardware(name)
         apart = f"{name} has {profile.memory_gb:g} GB, and the plan is for {memory_gb} GB; times are those of {name}"
