@@ -150,6 +150,24 @@ def test_doctor_names_what_is_missing(ftmeta: Run) -> None:
     assert ftmeta("doctor", "--part", "nonsense").code == 2
 
 
+def test_the_first_recommendation_is_left_for_another_tool(ftmeta: Run, dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "for-trl"
+    document = ftmeta("recommend", dataset, "--export", "trl", "--out", out, "--json").document
+    exported = document["export"]
+    assert exported["folder"] == str(out)
+    assert all((out / name).is_file() for name in exported["files"])
+    assert exported["command"] in (out / "README.md").read_text()
+    assert str(out) in ftmeta("recommend", dataset, "--export", "ftmeta", "--out", f"{out}-2").out
+    for wrong, said in (
+        (["--export", "trl", "--out", out], "exists already"),
+        (["--export", "trl"], "belong together"),
+        (["--export", "unsloth", "--out", f"{out}-3"], "unknown export format 'unsloth'; choose one of ftmeta, trl"),
+    ):
+        refused = ftmeta("recommend", dataset, *wrong)
+        assert refused.code == 2
+        assert said in refused.err
+
+
 def test_recommend_ranks_pipelines_for_a_file(ftmeta: Run, dataset: Path) -> None:
     document = ftmeta("recommend", dataset, "--top", 3, "--json").document
     assert {"task", "base_model", "metafeatures", "recommendations", "selector"} <= set(document)

@@ -136,6 +136,11 @@ def show_recommendations(console: Console, document: dict[str, Any]) -> None:
     if "export" in document:
         show_export(console, document["export"])
     console.print("Score: the share of the zero-shot loss that finetuning removes. --json: all settings.")
+    if "export" in document:
+        exported = document["export"]
+        for one in exported["not_carried"]:
+            console.print(f"[yellow]not carried:[/yellow] {one['setting']} {one['value']}: {one['why']}", soft_wrap=True)
+        console.print(f"the first one: {exported['folder']}; run {exported['command']} there", soft_wrap=True)
 
 
 def show_export(console: Console, exported: dict[str, Any]) -> None:
