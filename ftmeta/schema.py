@@ -15,7 +15,7 @@ Status = Literal["ok", "diverged", "oom", "error", "stopped"]
 Value = str | int | float
 Split = Literal["train", "validation", "test"]
 
-WORKER_VERSION = 2  # raise it when a change of the worker moves learning curves: run ids then change with it
+WORKER_VERSION = 3  # raise it when a change of the worker moves learning curves: run ids then change with it
 
 
 @dataclass(frozen=True)

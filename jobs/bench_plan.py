@@ -199,7 +199,7 @@ def _earlier(path: Path) -> Iterator[dict[str, Any]]:
     import numpy as np
     import torch
 
-    from ftmeta.finetune.data import collate, fixed_subset, tokenize_task, training_batches
+    from ftmeta.finetune.data import collate, fixed_subset, tokenize_task
     from ftmeta.models import load, resolve
     from ftmeta.tasks import load_task
 
@@ -213,7 +213,7 @@ def _earlier(path: Path) -> Iterator[dict[str, Any]]:
             continue  # not a run, or one on other rows
         method, batch = name.removeprefix("phi3-mini, ").split(", batch ")
         best: tuple[float, Case] | None = None
-        for indices in training_batches(lengths, int(batch), len(rows), 0):
+        for indices in _batches_then(lengths, int(batch)):
             one = collate([rows[at] for at in indices], tokenized.pad_token, torch.device("cpu"))
             row_count, length = one.ids_BL.shape
             case = replace(FULL, rows=row_count, length=length, answer=0, peft_method=method)
@@ -230,6 +230,17 @@ def _earlier(path: Path) -> Iterator[dict[str, Any]]:
             "model_gb": round(best[0], 2),
             "error": round(best[0] / run["peak_memory_gb"] - 1, 4),
         }
+
+
+def _batches_then(lengths: Any, size: int) -> Iterator[Any]:
+    """One epoch as the worker cut it when those runs were made: into chunks of 16 batches, sorted by length."""
+    import numpy as np
+
+    stream = np.random.default_rng(0).permutation(len(lengths))
+    for begin in range(0, len(stream), size * 16):
+        chunk = stream[begin : begin + size * 16]
+        chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
+        yield from (chunk[at : at + size] for at in range(0, len(chunk), size))
 
 
 if __name__ == "__main__":

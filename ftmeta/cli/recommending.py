@@ -139,7 +139,8 @@ def show_recommendations(console: Console, document: dict[str, Any]) -> None:
     if "export" in document:
         exported = document["export"]
         for one in exported["not_carried"]:
-            console.print(f"[yellow]not carried:[/yellow] {one['setting']} {one['value']}: {one['why']}", soft_wrap=True)
+            what = f"{one['setting']} {one['value']}: {one['why']}"
+            console.print(f"[yellow]not carried:[/yellow] {what}", soft_wrap=True)
         console.print(f"the first one: {exported['folder']}; run {exported['command']} there", soft_wrap=True)
 
 

@@ -1,15 +1,17 @@
-"""Examples -> token batches: tokenised once per task, labels on the completion, batches of equal length.
+"""Examples -> token batches: tokenised once per task, labels on the completion.
 
 The text of an example is the model's own chat template. Its completion is the answer and the token that ends the
 turn (`<|end|>` for Phi-3); the template's text after that is dropped. Legend of the array names:
-# B rows of a batch, L its padded length, S selected positions (those whose next token is a label)
+# B rows of a batch, L its padded length, N tokens without padding, S selected positions (those whose next token is a
+# label)
 
 Truncation: an example longer than the model's context loses the beginning of its prompt, down to half the context,
 and only then the end of its completion.
 
-Batches: each epoch is a permutation drawn from the seed; the stream of all epochs is cut into chunks of 16 batches,
-each sorted by length, cut into batches, and these shuffled. So a batch holds examples of like length, only the last
-chunk can hold a smaller batch, and what is in a batch depends on the seed and the lengths alone.
+Batches: each epoch is a permutation drawn from the seed, and the stream of all epochs is cut into batches; only the
+last one can be smaller. Batches of like length would spare padding, but examples of like length are alike in content
+too, and runs on such batches score lower (docs/lab-log.md, 2026-11-26). Padding is left out of the computation
+instead (decoder.py).
 """
 
 from __future__ import annotations
@@ -26,7 +28,6 @@ from ftmeta.errors import ModelError
 from ftmeta.models import LoadedModel
 from ftmeta.schema import Example, Split, Task
 
-_BATCHES_PER_CHUNK = 16
 _SUBSET_SEED = 2411_01195  # the fixed subsets for evaluation and for max_train_examples; never a run's own seed
 
 
@@ -63,6 +64,9 @@ class Batch:
 
     ids_BL: torch.Tensor
     lengths_B: torch.Tensor  # without padding
+    row_N: torch.Tensor  # where each token stands in B x L, padding left out
+    position_N: torch.Tensor
+    packed_S: torch.Tensor  # indices into N: the position before each label
     select_S: torch.Tensor  # indices into B x L, flat: the position before each label
     targets_S: torch.Tensor
     tokens: int  # without padding
@@ -152,20 +156,12 @@ def fixed_subset(count: int, limit: int | None) -> npt.NDArray[np.int64]:
     return np.sort(np.random.default_rng(_SUBSET_SEED).permutation(count)[:limit])
 
 
-def training_batches(
-    lengths: npt.NDArray[np.int64], batch_size: int, examples: int, seed: int
-) -> list[npt.NDArray[np.int64]]:
-    """The examples (indices into `lengths`) of each optimizer step, `examples` of them in all over the epochs."""
+def training_batches(size: int, batch_size: int, examples: int, seed: int) -> list[npt.NDArray[np.int64]]:
+    """Which of `size` examples each optimizer step takes, `examples` of them in all over the epochs."""
     rng = np.random.default_rng(seed)
-    epochs = -(-examples // len(lengths))
-    stream = np.concatenate([rng.permutation(len(lengths)) for _ in range(epochs)])[:examples]
-    batches = []
-    for begin in range(0, examples, batch_size * _BATCHES_PER_CHUNK):
-        chunk = stream[begin : begin + batch_size * _BATCHES_PER_CHUNK]
-        chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
-        cut = [chunk[at : at + batch_size] for at in range(0, len(chunk), batch_size)]
-        batches += [cut[index] for index in rng.permutation(len(cut))]
-    return batches
+    epochs = -(-examples // size)
+    stream = np.concatenate([rng.permutation(size) for _ in range(epochs)])[:examples]
+    return [stream[at : at + batch_size] for at in range(0, examples, batch_size)]
 
 
 def evaluation_batches(examples: Sequence[Tokens], max_tokens: int) -> Iterator[list[Tokens]]:
@@ -196,11 +192,13 @@ def collate(rows: Sequence[Tokens], pad_token: int, device: torch.device, *, ful
     """Pads rows on the right. `full` puts labels on every token but the first, not on the completion alone."""
     length = max(len(row) for row in rows)
     ids_BL = np.full((len(rows), length), pad_token, dtype=np.int64)
-    select, targets = [], []
+    select, packed, targets, begin = [], [], [], 0
     for at, row in enumerate(rows):
         ids_BL[at, : len(row)] = row.ids
         first = row.first_label(full=full)
         select.append(np.arange(at * length + first - 1, at * length + len(row) - 1))
+        packed.append(np.arange(begin + first - 1, begin + len(row) - 1))
+        begin += len(row)
         targets.append(row.ids[first:])
     lengths_B = np.array([len(row) for row in rows])
 
@@ -210,6 +208,9 @@ def collate(rows: Sequence[Tokens], pad_token: int, device: torch.device, *, ful
     return Batch(
         ids_BL=tensor(ids_BL),
         lengths_B=tensor(lengths_B),
+        row_N=tensor(np.repeat(np.arange(len(rows)), lengths_B)),
+        position_N=tensor(np.concatenate([np.arange(len(row)) for row in rows])),
+        packed_S=tensor(np.concatenate(packed)),
         select_S=tensor(np.concatenate(select)),
         targets_S=tensor(np.concatenate(targets)),
         tokens=int(lengths_B.sum()),

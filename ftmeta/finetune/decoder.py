@@ -1,17 +1,19 @@
 """A lean forward pass of Phi-3 and Llama in float32, over the model's own modules: the same numbers with less work.
 
 Short batches of a small model spend most of their time outside the matrix products. Against transformers' own forward
-pass this one keeps tokens in two dimensions, rotates queries and keys at once, fuses the norm, the gate and LoRA's
-products with their gradients, and drops, in the last block, the positions that no label asks for. Right-padded rows of
-a causal model need no mask. What it cannot do (half precision, other architectures, dropout in the base model, a
-window shorter than the row, activation checkpointing, weights that ZeRO-3 keeps in pieces) goes through transformers'
-forward pass; tests hold the two together.
+pass this one keeps tokens in two dimensions and leaves padding out of everything but the attention itself, rotates
+queries and keys at once, fuses the norm, the gate and LoRA's products with their gradients, and drops, in the last
+block, the positions that no label asks for. Right-padded rows of a causal model need no mask. What it cannot do (half
+precision, other architectures, dropout in the base model, a window shorter than the row, activation checkpointing,
+weights that ZeRO-3 keeps in pieces) goes through transformers' forward pass; tests hold the two together.
 
-# N tokens (B rows x L positions), S selected positions, H hidden size, I intermediate size, R LoRA rank, D head size
+# N tokens (of B rows x L positions, without padding), S selected positions, H hidden size, I intermediate size, R LoRA
+# rank, D head size
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +22,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.nn import functional
 
+from ftmeta.finetune.data import Batch
 from ftmeta.finetune.dropout import dropout_scale
 from ftmeta.finetune.products import frozen_linear, product
+
+_ROUND = 32  # tokens, and selected positions
 
 
 def is_supported(model: Any, length: int) -> bool:
@@ -41,19 +46,48 @@ def is_supported(model: Any, length: int) -> bool:
     )
 
 
-def hidden_at(model: Any, ids_BL: torch.Tensor, select_S: torch.Tensor) -> torch.Tensor:
-    """The normed hidden states (S, H) of the selected positions (flat indices into B x L)."""
+@dataclass(frozen=True)
+class _Packing:
+    """How N packed tokens lie in B rows of L. The last of them may be copies of the first, there to make up a round
+    number: nothing looks at what becomes of them."""
+
+    rows: int
+    length: int
+    row_N: torch.Tensor  # without the copies
+    position_N: torch.Tensor
+    tokens: int  # with the copies
+
+    def padded(self, x_N: torch.Tensor) -> torch.Tensor:
+        """(N, ...) to (B, L, ...), zeros where there is no token."""
+        out = x_N.new_zeros(self.rows, self.length, *x_N.shape[1:])
+        out[self.row_N, self.position_N] = x_N[: len(self.row_N)]
+        return out
+
+    def packed(self, x_BL: torch.Tensor) -> torch.Tensor:
+        """(B, L, ...) to (N, ...), zeros for the copies."""
+        out = x_BL.new_zeros(self.tokens, *x_BL.shape[2:])
+        out[: len(self.row_N)] = x_BL[self.row_N, self.position_N]
+        return out
+
+
+def hidden_at(model: Any, batch: Batch) -> torch.Tensor:
+    """The normed hidden states (S, H) of the selected positions; rows of no meaning make S up to a round number."""
     decoder, config = model.get_decoder(), model.config
-    rows, length = ids_BL.shape
+    rows, length = batch.ids_BL.shape
+    # Made up to few different numbers, because each new shape of a product is slow.
+    tokens = batch.tokens + -batch.tokens % _ROUND
+    packing = _Packing(rows, length, batch.row_N, batch.position_N, tokens)
+    select_S = functional.pad(batch.packed_S, (0, -len(batch.packed_S) % _ROUND))
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    embedded_BLH = decoder.embed_tokens(ids_BL)
-    cos, sin = _rotation(decoder, embedded_BLH, length)
-    hidden_NH = embedded_BLH.flatten(0, 1)
+    embedded_BLH = decoder.embed_tokens(batch.ids_BL)
+    flat_N = functional.pad(batch.row_N * length + batch.position_N, (0, tokens - batch.tokens))
+    hidden_NH = embedded_BLH.flatten(0, 1).index_select(0, flat_N)
+    cos, sin = _rotation(decoder, embedded_BLH, functional.pad(batch.position_N, (0, tokens - batch.tokens)))
     for layer in decoder.layers:
         last = layer is decoder.layers[-1]
         attention = layer.self_attn
         normed_NH = _norm(hidden_NH, layer.input_layernorm)
-        q, k, v = _heads(attention, normed_NH, (rows, length, -1, head_size), cos, sin)
+        q, k, v = _heads(attention, normed_NH, (tokens, -1, head_size), cos, sin, packing)
         mixed = functional.scaled_dot_product_attention(
             q.transpose(1, 2),
             k.transpose(1, 2),
@@ -61,7 +95,7 @@ def hidden_at(model: Any, ids_BL: torch.Tensor, select_S: torch.Tensor) -> torch
             is_causal=True,
             enable_gqa=config.num_key_value_heads != config.num_attention_heads,
         )
-        mixed_NH = mixed.transpose(1, 2).reshape(rows * length, -1)
+        mixed_NH = _Pack.apply(mixed.transpose(1, 2), packing).flatten(1)
         if last:  # from here on every position stands for itself
             mixed_NH, hidden_NH = mixed_NH.index_select(0, select_S), hidden_NH.index_select(0, select_S)
         hidden_NH = hidden_NH + project(attention.o_proj, mixed_NH)
@@ -89,23 +123,28 @@ def project(module: nn.Module, x_NI: torch.Tensor) -> torch.Tensor:
     return _LoraLinear.apply(x_NI, *weights, module.scaling[name], scale_NI)
 
 
-def _rotation(decoder: Any, embedded_BLH: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin as (L, 1, D), the sign of rotate_half folded into the sine: it is then a roll by half of D."""
-    positions = torch.arange(length, device=embedded_BLH.device)[None]
-    cos, sin = decoder.rotary_emb(embedded_BLH, position_ids=positions)
+def _rotation(decoder: Any, embedded_BLH: torch.Tensor, position_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin as (N, 1, D), the sign of rotate_half folded into the sine: it is then a roll by half of D."""
+    cos, sin = decoder.rotary_emb(embedded_BLH, position_ids=position_N[None])
     half = sin.shape[-1] // 2
     return cos[0][:, None], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)[:, None]
 
 
 def _heads(
-    attention: Any, x_NH: torch.Tensor, shape: tuple[int, ...], cos: torch.Tensor, sin: torch.Tensor
+    attention: Any,
+    x_NH: torch.Tensor,
+    shape: tuple[int, ...],
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    packing: _Packing,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Queries, keys and values as (B, L, heads, D), the first two rotated."""
     if not hasattr(attention, "qkv_proj"):
         q, k, v = (project(getattr(attention, name), x_NH).view(shape) for name in ("q_proj", "k_proj", "v_proj"))
-        return _Rotate.apply(q, cos, sin), _Rotate.apply(k, cos, sin), v
+        q, k = _Rotate.apply(q, cos, sin), _Rotate.apply(k, cos, sin)
+        return _Pad.apply(q, packing), _Pad.apply(k, packing), _Pad.apply(v, packing)
     fused = project(attention.qkv_proj, x_NH).view(shape)
-    return _SplitAndRotate.apply(fused, attention.num_key_value_heads, cos, sin)
+    return _SplitAndRotate.apply(fused, attention.num_key_value_heads, cos, sin, packing)
 
 
 def _gated(mlp: Any, x_NH: torch.Tensor) -> torch.Tensor:
@@ -128,7 +167,7 @@ def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.T
 
 
 class _Rotate(torch.autograd.Function):
-    """Rotary positions (arXiv 2104.09864) for (B, L, heads, D)."""
+    """Rotary positions (arXiv 2104.09864) for (N, heads, D)."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -141,26 +180,57 @@ class _Rotate(torch.autograd.Function):
         return _rotated(grads[0], cos, -sin, grads[0].new_empty(grads[0].shape)), None, None
 
 
-class _SplitAndRotate(torch.autograd.Function):
-    """The fused product (B, L, heads of q + k + v, D) taken apart, queries and keys rotated."""
+class _Pad(torch.autograd.Function):
+    """Packed tokens to padded rows. Copies of the first token have no part in it, nor in its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, fused: torch.Tensor, values: int, cos: torch.Tensor, sin: torch.Tensor) -> Any:
+    def forward(ctx: Any, x_N: torch.Tensor, packing: _Packing) -> torch.Tensor:
+        ctx.packing = packing
+        return packing.padded(x_N)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return ctx.packing.packed(grads[0]), None
+
+
+class _Pack(torch.autograd.Function):
+    """Padded rows to packed tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BL: torch.Tensor, packing: _Packing) -> torch.Tensor:
+        ctx.packing = packing
+        return packing.packed(x_BL)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return ctx.packing.padded(grads[0]), None
+
+
+class _SplitAndRotate(torch.autograd.Function):
+    """The fused product (N, heads of q + k + v, D) taken apart into padded rows, queries and keys rotated."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, fused: torch.Tensor, values: int, cos: torch.Tensor, sin: torch.Tensor, packing: _Packing
+    ) -> Any:
         ctx.save_for_backward(cos, sin)
-        queries_and_keys, v = fused[:, :, :-values], fused[:, :, -values:]
-        rotated = _rotated(queries_and_keys, cos, sin, fused.new_empty(queries_and_keys.shape))
-        return rotated[:, :, :-values], rotated[:, :, -values:], v.clone()
+        ctx.packing = packing
+        rotated = torch.empty_like(fused)
+        _rotated(fused[:, :-values], cos, sin, rotated[:, :-values])
+        rotated[:, -values:] = fused[:, -values:]
+        padded = packing.padded(rotated)
+        return padded[:, :, : -2 * values], padded[:, :, -2 * values : -values], padded[:, :, -values:]
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         cos, sin = ctx.saved_tensors
-        rows, length, queries, size = grads[0].shape
-        values = grads[1].shape[2]
-        fused = grads[0].new_empty(rows, length, queries + 2 * values, size)
-        _rotated(grads[0], cos, -sin, fused[:, :, :queries])
-        _rotated(grads[1], cos, -sin, fused[:, :, queries : queries + values])
-        fused[:, :, queries + values :] = grads[2]
-        return fused, None, None, None
+        q, k, v = (ctx.packing.packed(grad) for grad in grads)
+        queries, values = q.shape[1], v.shape[1]
+        fused = q.new_empty(len(q), queries + 2 * values, q.shape[2])
+        _rotated(q, cos, -sin, fused[:, :queries])
+        _rotated(k, cos, -sin, fused[:, queries : queries + values])
+        fused[:, queries + values :] = v
+        return fused, None, None, None, None
 
 
 class _RmsNorm(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """The loss, with logits only where it needs them.
 
-The decoder runs over the padded batch; its hidden states are picked at the positions that predict a label, and only
+The decoder runs over the batch; its hidden states are picked at the positions that predict a label, and only
 those go through the head. Summed and divided by the number of labels of the whole batch, it is the same number as
 transformers' loss (a mean over labels) with any padding and any split into micro-batches.
 """
@@ -15,15 +15,12 @@ from torch.nn import functional
 from ftmeta.finetune import decoder
 from ftmeta.finetune.data import Batch
 
-_ROUND = 32  # selected positions
-
 
 def logits_at_labels(model: Any, batch: Batch) -> torch.Tensor:
     """Float32 logits, one row for each label of the batch. `model` is the causal language model, adapter included."""
     if decoder.is_supported(model, batch.ids_BL.shape[1]):
-        count = len(batch.select_S)  # padded to few different ones, because each new shape of a product is slow
-        select_S = functional.pad(batch.select_S, (0, -count % _ROUND))
-        return decoder.project(model.get_output_embeddings(), decoder.hidden_at(model, batch.ids_BL, select_S))[:count]
+        count = len(batch.packed_S)
+        return decoder.project(model.get_output_embeddings(), decoder.hidden_at(model, batch))[:count]
     hidden_BLH = model.get_decoder()(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
     hidden_SH = hidden_BLH.flatten(0, 1).index_select(0, batch.select_S)
     return model.get_output_embeddings()(hidden_SH).float()

@@ -38,9 +38,10 @@ class Plan:
     def __init__(self, tokenized: TokenizedTask, settings: Settings, budget: Budget, seed: int) -> None:
         all_rows = tokenized.splits["train"]
         self.rows: list[Tokens] = [all_rows[at] for at in fixed_subset(len(all_rows), budget.max_train_examples)]
-        lengths = np.array([len(row) for row in self.rows])
         examples = math.ceil(budget.epochs * len(self.rows))
-        self.batches: list[npt.NDArray[np.int64]] = training_batches(lengths, settings.batch_size, examples, seed)
+        self.batches: list[npt.NDArray[np.int64]] = training_batches(
+            len(self.rows), settings.batch_size, examples, seed
+        )
         lr_factor(settings.lr_schedule, 0, len(self.batches), settings.warmup_ratio)  # raises for an unknown schedule
 
 

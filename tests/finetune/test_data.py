@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,6 +39,9 @@ def test_collated_positions_predict_the_labels(base: LoadedModel, task: Task) ->
     batch = collate(rows, 0, torch.device("cpu"))
     flat = batch.ids_BL.flatten()
     assert torch.equal(flat[batch.select_S + 1], batch.targets_S)
+    packed = batch.ids_BL[batch.row_N, batch.position_N]
+    assert packed.tolist() == np.concatenate([row.ids for row in rows]).tolist()
+    assert torch.equal(packed[batch.packed_S + 1], batch.targets_S)
     assert batch.targets_S.tolist() == np.concatenate([row.ids[row.start :] for row in rows]).tolist()
     assert batch.tokens == sum(map(len, rows))
     full = collate(rows, 0, torch.device("cpu"), full=True)
@@ -64,29 +68,29 @@ def test_examples_that_are_cut_are_counted(base: LoadedModel, task: Task) -> Non
 
 @settings(deadline=None, max_examples=50)
 @given(
-    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=90),
+    size=st.integers(1, 90),
     batch_size=st.sampled_from([1, 4, 16]),
     epochs=st.floats(0.2, 3.5),
     seed=st.integers(0, 5),
 )
-def test_training_batches(lengths: list[int], batch_size: int, epochs: float, seed: int) -> None:
-    array = np.array(lengths)
-    examples = max(1, int(epochs * len(lengths)))
-    batches = training_batches(array, batch_size, examples, seed)
+def test_training_batches(size: int, batch_size: int, epochs: float, seed: int) -> None:
+    examples = max(1, int(epochs * size))
+    batches = training_batches(size, batch_size, examples, seed)
     assert len(batches) == -(-examples // batch_size)
-    assert sum(len(batch) < batch_size for batch in batches) <= 1
-    counts = np.bincount(np.concatenate(batches), minlength=len(lengths))
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    counts = np.bincount(np.concatenate(batches), minlength=size)
     assert counts.sum() == examples
     assert counts.max() - counts.min() <= 1  # every example is seen equally often
-    again = training_batches(array, batch_size, examples, seed)
+    again = training_batches(size, batch_size, examples, seed)
     assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
 
 
-def test_length_bucketing_leaves_little_padding() -> None:
+def test_a_batch_is_a_random_draw() -> None:
+    """Batches of like length cost score: what is alike in length is alike in content."""
     lengths = np.random.default_rng(0).integers(10, 100, 1000)
-    batches = training_batches(lengths, 16, 3000, 0)
-    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
-    assert padded < 1.1 * sum(lengths[batch].sum() for batch in batches)
+    batches = training_batches(len(lengths), 16, 3000, 0)
+    within = np.mean([lengths[batch].std() for batch in batches])
+    assert within == pytest.approx(lengths.std(), rel=0.05)
 
 
 def test_evaluation_batches_keep_every_row_once_and_the_limit() -> None:

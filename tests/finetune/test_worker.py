@@ -121,7 +121,7 @@ def test_in_bfloat16_the_curve_is_nearly_that_of_float32(base: LoadedModel, task
     with finetune(pipeline, task, base, 0, budget=budget) as single:
         expected = [point.val_nll for point in single]
     with finetune(pipeline, task, half, 0, budget=budget) as run:
-        assert [point.val_nll for point in run] == pytest.approx(expected, rel=0.02)
+        assert [point.val_nll for point in run] == pytest.approx(expected, rel=0.05)
     assert expected[-1] < 0.8 * expected[0]  # the adapter has moved far: a stale cast of it would show
 
 
