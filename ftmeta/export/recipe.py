@@ -171,8 +171,8 @@ def differences(given: Recipe) -> tuple[str, ...]:
     """What transformers' Trainer, and so each tool built on it, does otherwise with settings that it has."""
     size = given.settings.batch_size
     notes = [
-        "The order of the examples is another random draw than ftmeta's, whose batches run on over the end of an epoch, "
-        "while here an epoch ends with what is left of it. So the score need not be quite the predicted one.",
+        "The order of the examples is another random draw than ftmeta's, whose batches run on over the end of an "
+        "epoch, while here an epoch ends with what is left of it. So the score need not be quite the predicted one.",
         f"The batch of {size} is for one device: {given.micro_batch} examples at a time, {given.accumulation} times. "
         "On more devices, divide one of the two by their number.",
     ]
