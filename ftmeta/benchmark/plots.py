@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import rankdata
 
-from ftmeta.benchmark.statistics import GRID, OURS, Results, bands
+from ftmeta.benchmark.statistics import GRID, OURS, SHARES, Results, bands
 from ftmeta.files import atomic_path
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 4
-_MOST_BANDS = 4  # methods with a band; more would hide each other
+_MOST_BANDS = 3  # methods with a band; more would hide each other
 _STYLES = ("-", "--", "-.", ":")
+_COLOURS = ("#1d3557", "#2a9d8f", "#8a6fb0", "#7f7f7f", "#4c8fd0", "#b59a00", "#5b8c3a")  # no red: that is ours
 
 
 def draw(results: Results, out: Path) -> dict[str, Path]:
@@ -44,7 +45,8 @@ def draw(results: Results, out: Path) -> dict[str, Path]:
 def _regret(results: Results) -> Figure:
     figure, axes = _figure()
     low_MG, high_MG = bands(results)
-    banded = [m for m in _order(results) if results.methods[m] != "oracle"][:_MOST_BANDS]
+    order = sorted(_order(results), key=lambda m: results.methods[m] != OURS)  # ours first, the others as they are
+    banded = [m for m in order if results.methods[m] != "oracle"][:_MOST_BANDS]
     for m in _order(results):
         line = _line(axes, results, m, results.curve_MDG[m].mean(axis=0))
         if m in banded:
@@ -82,9 +84,12 @@ def _tasks(results: Results) -> Figure:
         panel.set_ylim(0, 1.1)
         panel.set_title(task, fontsize=8)
         panel.spines[["top", "right"]].set_visible(False)
-    for panel in panels[D:]:
-        panel.axis("off")
-    figure.supxlabel("share of the budget, %", fontsize=8)
+    for d, panel in enumerate(panels):
+        if d >= D:
+            panel.axis("off")
+        elif d + columns >= D:  # nothing stands below
+            _shares(panel)
+            panel.tick_params(labelbottom=True)
     figure.supylabel("normalised regret (test)", fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=7, frameon=False)
@@ -97,17 +102,24 @@ def _figure() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.5, 3.8))
     axes = figure.subplots()
     axes.set_xscale("log")
-    axes.set_xlabel("share of the budget, %")
+    _shares(axes)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def _line(axes: Axes, results: Results, m: int, value_G: np.ndarray) -> str:
-    import matplotlib as mpl
+def _shares(axes: Axes) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
+    axes.set_xlabel("share of the budget, %", fontsize=8)
+    axes.xaxis.set_major_locator(FixedLocator([100 * share for share in (0.01, *SHARES)]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _line(axes: Axes, results: Results, m: int, value_G: np.ndarray) -> str:
     place = results.methods.index(results.methods[m])
     ours = results.methods[m] == OURS
-    color = "#c8553d" if ours else mpl.colormaps["tab20"](place % 20)
+    color = "#c8553d" if ours else _COLOURS[place % len(_COLOURS)]
     axes.plot(
         100 * GRID,
         value_G,
@@ -117,7 +129,7 @@ def _line(axes: Axes, results: Results, m: int, value_G: np.ndarray) -> str:
         label=results.methods[m],
         zorder=3 if ours else 2,
     )
-    return mpl.colors.to_hex(color)
+    return color
 
 
 def _order(results: Results) -> list[int]:
