@@ -15,7 +15,7 @@ from ftmeta.optimizers.state import Recorded
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
-SLOW = {"quicktune": 25, "smac": 25, "dehb": 60}  # asks that are enough
+SLOW = {"quicktune": 10, "smac": 25, "dehb": 60}  # asks that are enough
 ASKS = 150
 
 
