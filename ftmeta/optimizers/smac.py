@@ -33,6 +33,7 @@ class Smac:
             from smac import MultiFidelityFacade, Scenario
             from smac.intensifier.hyperband import Hyperband
 
+            logging.getLogger("smac").setLevel(logging.CRITICAL)
             scenario = Scenario(
                 problem.space.configspace(),
                 deterministic=True,
@@ -46,7 +47,7 @@ class Smac:
                 scenario,
                 lambda config, seed, budget: 0.0,  # never called: it is asked and told
                 intensifier=Hyperband(scenario, eta=ETA),
-                logging_level=logging.CRITICAL,
+                logging_level=False,  # anything else sets the level and the handlers of the root logger
                 overwrite=True,
             )
         self._candidate: dict[Any, int] = {}  # of a configuration

@@ -88,7 +88,7 @@ def test_tables_of_others(tmp_path: Path) -> None:
             writer.writerows(rows)
     tables = ["--space", tmp_path / "space.yaml", "--runs", tmp_path / "runs.csv", "--curves", tmp_path / "curves.csv"]
     assert document(ftmeta("metadata", "import", *tables, "--out", tmp_path / "theirs", "--json"))["runs"] == 12 * 27
-    methods = ["random", "asha", "portfolio", "quicktune-transfer", "ftmeta", "strong-default"]
+    methods = ["random", "portfolio", "ftmeta", "strong-default"]
     options = ["--methods", ",".join(methods), "--seeds", 1, "--out", tmp_path / "report", "--json"]
     found = document(ftmeta("benchmark", "--metadata", tmp_path / "theirs", *options))
     assert set(found["methods"]) == {*methods} - {"strong-default"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,14 @@ def test_a_killed_search_goes_on_where_it_was(
             optimizer.tell(look_up(table, step))
         rest = run(optimizer, table, asks - half - 1)
     assert wanted[:half] + ([] if pending is None else [pending]) + rest == wanted
+
+
+def test_the_root_logger_is_left_alone(method: str, problem: Problem, experience: Experience) -> None:
+    """Packages that set it would mute the rest of the program."""
+    root = logging.getLogger()
+    before = root.level, list(root.handlers), logging.getLogger("ftmeta").disabled
+    make(method, problem, experience).ask()
+    assert (root.level, list(root.handlers), logging.getLogger("ftmeta").disabled) == before
 
 
 def test_a_state_of_another_search_is_refused(
