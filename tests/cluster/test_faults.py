@@ -259,7 +259,7 @@ def test_a_node_is_about_to_go(cluster: TwoNodes, make_run: Any, curves: Any) ->
     """SIGTERM to its `ray start --block`: the node is drained, and Ray Train tells the workers. Many checkpoints, so
     that the run is not over before they have heard of it. Where Ray still counts on the node, they may start there once
     more before it is gone."""
-    run = make_run(min_workers=1, epochs=12, checkpoint_interval_s=0.05)
+    run = make_run(min_workers=1, epochs=12, checkpoint_interval_s=0.2)
     with run.driver() as driver:
         run.in_mid_run(driver)
         cluster.preempt_node()
