@@ -13,13 +13,15 @@ from ftmeta.schema import Value
 if TYPE_CHECKING:
     from ftmeta.finetune.data import Tokens
 
+_SCHEDULES = {"constant": "constant_with_warmup"}  # transformers' own `constant` has no warmup
+
 
 def sft_arguments(values: Mapping[str, Value], reference_lr: float) -> dict[str, Any]:
     """The pipeline's optimizer, schedule and loss; nothing is saved, reported or drawn."""
     return {
         "per_device_train_batch_size": int(values["batch_size"]),
         "learning_rate": float(values["lr_multiplier"]) * reference_lr,
-        "lr_scheduler_type": str(values["lr_schedule"]),
+        "lr_scheduler_type": _SCHEDULES.get(str(values["lr_schedule"]), str(values["lr_schedule"])),
         "warmup_steps": float(values["warmup_ratio"]),  # below 1 it is a share of all steps
         "weight_decay": float(values["weight_decay"]),
         "adam_beta2": float(values["adam_beta2"]),

@@ -39,10 +39,6 @@ class Results:
     overhead_ms: Mapping[str, float]  # per ask
     asks_per_s: Mapping[str, float]  # of the optimizer's own time
 
-    def curve(self, method: str) -> np.ndarray:
-        """[D, G]"""
-        return self.curve_MDG[self.methods.index(method)]
-
     @property
     def rank_MDB(self) -> np.ndarray:
         """1 is best; equal regrets share their mean rank."""

@@ -60,13 +60,15 @@ class Table:
         return float(self.cost_NT[:, -1].sum())
 
 
-def tables_of(meta: MetaDataset) -> tuple[list[Table], list[str]]:
-    """The tables, by task and base model, and what was left out, in words."""
+def tables_of(meta: MetaDataset, only: tuple[str, str] | None = None) -> tuple[list[Table], list[str]]:
+    """The tables, by task and base model, and what was left out, in words. `only`: of one task and base model."""
     pipelines, metafeatures, shapes = meta.pipelines(), meta.metafeatures(), meta.shapes
     T = meta.budget.max_fidelity
     found, left_out = [], []
     for key, runs in meta.runs.groupby(["task", "base_model"], sort=True):
         task, base_model = map(str, key)
+        if only not in (None, (task, base_model)):
+            continue
         runs = runs.sort_values(["seed", "run_id"], na_position="first")
         first: dict[str, str] = {}
         for run_id in runs["run_id"]:

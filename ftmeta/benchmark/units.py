@@ -111,7 +111,7 @@ def compute(meta: MetaDataset, unit: Unit, settings: Settings) -> dict[str, Any]
     import torch
 
     torch.set_num_threads(1)
-    (table,) = (t for t in tables_of(meta)[0] if (t.task, t.base_model) == (unit.task, unit.base_model))
+    ((table,), _) = tables_of(meta, only=(unit.task, unit.base_model))
     budget_s = settings.budget_fraction * table.total_cost_s
     experience = experience_of(meta, (table.task,))
     found: dict[str, Any] = {}
@@ -132,7 +132,6 @@ def compute(meta: MetaDataset, unit: Unit, settings: Settings) -> dict[str, Any]
         "budget_s": budget_s,
         "worst": low,
         "best": high,
-        "best_validation": float(np.nanmax(table.validation_NT)),
         "has_test": table.has_test,
         "learning_s": learning_s,
         "methods": found,

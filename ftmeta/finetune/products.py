@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from ftmeta.finetune.provenance import cpu_facts
+from ftmeta.hardware import cpu_facts
 
 # oneDNN keeps compiled code for the last 1,024 shapes, and batches of text have ever new ones: 0.1 GB after 32 steps
 # of phi3-micro. A step needs some ten. It is read at oneDNN's first product in a process.

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ftmeta.optimizers.acquisition import expected_improvement
 from ftmeta.optimizers.experience import Experience
 from ftmeta.optimizers.protocol import Book, Outcome, Problem, Step
-from ftmeta.optimizers.quicktune import expected_improvement
 
 
 class Ours:

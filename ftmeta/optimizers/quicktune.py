@@ -22,8 +22,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.special import ndtr
 
+from ftmeta.optimizers.acquisition import expected_improvement
 from ftmeta.optimizers.experience import Experience
 from ftmeta.optimizers.protocol import Book, Outcome, Problem, Step
 from ftmeta.surrogates.deep_kernel import Points, Posterior, train_step
@@ -137,11 +137,3 @@ class QuickTune:
     def _some_source(self, size: int) -> Points:
         rows = torch.randint(len(self._surrogates.source), (size,), generator=self._generator)
         return self._surrogates.source[rows]
-
-
-def expected_improvement(mean_N: np.ndarray, deviation_N: np.ndarray, best_N: np.ndarray | float) -> np.ndarray:
-    """E[max(score - best, 0)] of a normal score (Jones et al. 1998, eq. 15)."""
-    z_N = (mean_N - best_N) / deviation_N
-    density_N = np.exp(-0.5 * z_N**2) / np.sqrt(2 * np.pi)
-    improvement: np.ndarray = (mean_N - best_N) * ndtr(z_N) + deviation_N * density_N
-    return np.maximum(improvement, 0.0)

@@ -30,7 +30,6 @@ class Recorded:
     def __init__(self, make: Callable[[], Optimizer], path: Path) -> None:
         self._optimizer, self._path = make(), path
         self.under_way: list[Step] = []
-        self.outcomes: list[Outcome] = []
         whole = self._replayed()
         self._file = path.open("r+b" if path.exists() else "w+b")
         self._file.truncate(whole)
@@ -50,7 +49,6 @@ class Recorded:
             {"tell": [step.candidate, step.start, step.fidelity], "scores": outcome.scores, "cost_s": outcome.cost_s}
         )
         self.under_way.remove(step)
-        self.outcomes.append(outcome)
 
     @property
     def incumbent(self) -> tuple[int, int] | None:
@@ -98,4 +96,3 @@ class Recorded:
             outcome = Outcome(Step(*event["tell"]), tuple(event["scores"]), event["cost_s"])
             self._optimizer.tell(outcome)
             self.under_way.remove(outcome.step)
-            self.outcomes.append(outcome)

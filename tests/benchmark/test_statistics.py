@@ -63,7 +63,7 @@ def test_ranks_are_taken_within_a_task(units: list[dict[str, Any]]) -> None:
 
 def test_the_area_is_over_the_logarithm_of_time(units: list[dict[str, Any]]) -> None:
     results = results_of(units)
-    curve = results.curve("ftmeta")[0]
+    curve = results.curve_MDG[results.methods.index("ftmeta"), 0]
     np.testing.assert_array_equal(curve, np.where(GRID * BUDGET >= 4, 0.0, 1.0))
     assert results.auc_MD[results.methods.index("ftmeta"), 0] == pytest.approx(np.log(4) / np.log(100), abs=0.01)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ftmeta.metadataset import MetaDataset
-from ftmeta.optimizers.quicktune import expected_improvement
+from ftmeta.optimizers.acquisition import expected_improvement
 from ftmeta.surrogates import quicktune
 from ftmeta.surrogates.deep_kernel import DeepKernel, Points, Posterior
 from ftmeta.surrogates.features import Context
