@@ -157,6 +157,25 @@ def test_a_sweep_that_mlflow_never_saw_gets_a_parent_and_goes_on_under_it(tmp_pa
     assert [file.read_text() for file in (tmp_path / "artifacts").rglob("sweep.yaml")] == ["name: smoke\n"]
 
 
+def test_a_run_begun_from_the_ledger_is_completed_from_the_table(tmp_path: Path) -> None:
+    """A table's column of numbers has 2.0 where the ledger has 2; MLflow takes one text for a parameter."""
+    uri = database(tmp_path)
+    (from_ledger,) = sweep(1, 1)
+    values = from_ledger.run.pipeline.values
+    assert isinstance(values["alpha_per_rank"], int)
+    pipeline = replace(from_ledger.run.pipeline, values={**values, "alpha_per_rank": float(values["alpha_per_rank"])})
+    from_table = replace(from_ledger, run=replace(from_ledger.run, pipeline=pipeline))
+    assert fill(tracker(uri, "collect"), [from_ledger], Parent("smoke")).sent == 1
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    (found,) = [key for key, one in everything_in(uri).items() if one[2]["kind"] == "run"]
+    client.update_run(found, status="RUNNING")  # as when it was killed before its end
+    assert fill(tracker(uri, "collect"), [from_table], Parent("smoke")) == Filled(sent=1, already_there=0, failed=0)
+    info, params, _, _ = everything_in(uri)[found]
+    assert (info["status"] != "RUNNING", params["alpha_per_rank"]) == (True, str(values["alpha_per_rank"]))
+
+
 @pytest.mark.parametrize("runs_before_the_kill", [0, 2])
 def test_killed_half_way_and_again_is_whole(tmp_path: Path, runs_before_the_kill: int) -> None:
     """The process is killed as soon as the database has a number of runs, at whatever request it then is."""

@@ -220,7 +220,12 @@ def _params(values: Mapping[str, Any]) -> list[Any]:
     """Unknown ones (of imported runs) are left out."""
     from mlflow.entities import Param
 
-    return [Param(name, str(value)[:6000]) for name, value in values.items() if value is not None]
+    return [Param(name, _written(value)[:6000]) for name, value in values.items() if value is not None]
+
+
+def _written(value: Any) -> str:
+    """2 for 2.0 too: a ledger has 2 where a table's column has 2.0, and MLflow takes no other text for a parameter."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _milliseconds(started_at: str) -> int:
