@@ -34,8 +34,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a step. Validation scores at the fidelities start + 1, ... in [0, 1]; fewer than the step asked for
-    where the run broke off, by itself (diverged, out of memory) or because its curve has no more points."""
+    """What came of a step. Validation scores at the fidelities start + 1, ... in [0, 1], NaN where one was not taken;
+    fewer than the step asked for where the run broke off, by itself (diverged, out of memory) or because its curve has
+    no more points."""
 
     step: Step
     scores: tuple[float, ...]
@@ -103,7 +104,7 @@ class Book:
         self.closed_N[step.candidate] = outcome.broke_off
         self.spent_s += outcome.cost_s
         for fidelity, score in enumerate(outcome.scores, start=step.start + 1):
-            if self._best is None or score > self._best[0]:
+            if np.isfinite(score) and (self._best is None or score > self._best[0]):
                 self._best = (score, step.candidate, fidelity)
 
     @property
