@@ -85,6 +85,9 @@ _SOURCES: tuple[int, ...] = (2, 4, 8)
 _POOLS: tuple[float, ...] = (0.25, 0.5)
 
 ABLATIONS: dict[str, Ablation] = {
+    "ftmeta/unguarded": Ablation(
+        Method("ours, whether experience fits the new task or not", Ours, ("learned",), one_seed=True)
+    ),
     "ftmeta/transfer-only": Ablation(
         Method(
             "ours, blind to the new task's scores but for the best",

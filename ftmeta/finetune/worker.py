@@ -66,15 +66,19 @@ def finetune(
     engine: EngineMaker = LocalEngine,
     execution: Execution = Execution(),  # noqa: B008  # frozen
     after_step: Callable[[Finetuning], bool] | None = None,
+    score_test: bool = True,
 ) -> Finetuning:
     """Starts a run (or continues it from `checkpoint`) that ends after fidelity `until`, or after the last one.
 
     `tokenized` spares long-lived workers the tokenisation. `engine` and `execution` say how the steps are computed.
     `after_step` is called after each optimizer step; it may read `step_loss`, save a checkpoint, and return True to end
-    the run here. Close the run before the next one starts on the same base model: `with finetune(...) as run`, or
+    the run here. Without `score_test` points have no test scores, which only reports
+    need. Close the run before the next one starts on the same base model: `with finetune(...) as run`, or
     `run.close()`. Raises UserError for what cannot be run.
     """
-    return Finetuning(pipeline, task, base, seed, budget, until, checkpoint, tokenized, engine, execution, after_step)
+    return Finetuning(
+        pipeline, task, base, seed, budget, until, checkpoint, tokenized, engine, execution, after_step, score_test
+    )
 
 
 class Finetuning:
@@ -97,6 +101,7 @@ class Finetuning:
         engine: EngineMaker,
         execution: Execution,
         after_step: Callable[[Finetuning], bool] | None,
+        score_test: bool,
     ) -> None:
         self.spec = RunSpec(task.name, task.fingerprint, base.info.name, base.info.fingerprint, pipeline, seed, budget)
         self.settings = settings_of(pipeline)
@@ -120,7 +125,8 @@ class Finetuning:
         self._wall_before_s, self._wall_began = 0.0, time.perf_counter()
         self._stopped = False
         self._adapted: Any = None
-        self._after_step, self._execution = after_step, execution
+        self._after_step, self._execution, self._score_test = after_step, execution, score_test
+        self._zero_test_nll: float | None = None
         self._randomness = Randomness(seed, base.device)
         config = adapters.adapter_config(self.settings, base.model.config)
         with self._randomness.active():
@@ -261,15 +267,19 @@ class Finetuning:
         with self._engine.merged(), self._precision():
             with self._eval_clock.measure():
                 validation = self._likelihood("validation")
-            test = self._likelihood("test")
+            test = self._likelihood("test") if self._score_test else None
         ranks = self._engine.ranks
         cost_train_s, cost_eval_s = ranks.sum([self._training.clock.cost_s, self._eval_clock.cost_s])
         zero_val = self.curve[0].val_nll if self.curve else validation.nll
-        zero_test = self.curve[0].test_nll if self.curve else test.nll
-        if not self.curve and not (math.isfinite(validation.nll) and math.isfinite(test.nll)):
-            raise FtmetaError(f"the base model's own NLL is not finite ({validation.nll}); its weights are unusable")
         assert zero_val is not None
-        assert zero_test is not None
+        if not self.curve and not (math.isfinite(validation.nll) and (test is None or math.isfinite(test.nll))):
+            raise FtmetaError(f"the base model's own NLL is not finite ({validation.nll}); its weights are unusable")
+        test_score = test_nll = None
+        if test is not None:
+            zero_test = self.curve[0].test_nll if self.curve else test.nll
+            assert zero_test is not None, "a run has test scores from its beginning or not at all"
+            test_score = evaluate.score_of(test.nll, zero_test)
+            test_nll = test.nll if math.isfinite(test.nll) else None
         finite = math.isfinite(validation.nll)
         return CurvePoint(
             fidelity=fidelity,
@@ -279,8 +289,8 @@ class Finetuning:
             score=evaluate.score_of(validation.nll, zero_val),
             val_nll=validation.nll if finite else None,
             val_token_accuracy=validation.token_accuracy if finite else None,
-            test_score=evaluate.score_of(test.nll, zero_test),
-            test_nll=test.nll if math.isfinite(test.nll) else None,
+            test_score=test_score,
+            test_nll=test_nll,
             train_loss=train_loss,
             cost_train_s=cost_train_s,
             cost_eval_s=cost_eval_s,
@@ -418,16 +428,36 @@ class Finetuning:
             made = engine.evaluate(answers)
         examples = self._tokenized.task.test
         generation = evaluate.text_metrics(made, [examples[index].completion for index in sample])
-        if not zero_shot:
+        if zero_shot:
+            self._zero_test_nll = nll
+        else:
             self._generation = generation
-        zero_nll = self.zero_shot.test_nll
-        assert zero_nll is not None
         return {
-            "score": evaluate.score_of(nll, zero_nll) or 0.0,
+            "score": evaluate.score_of(nll, self._zero_shot_test_nll()) or 0.0,
             "nll": nll,
             **generation,
             "generated": len(sample),
         }
+
+    def _zero_shot_test_nll(self) -> float:
+        """Of the bare base model; measured now if no point has."""
+        known = self._zero_test_nll if self.zero_shot.test_nll is None else self.zero_shot.test_nll
+        if known is None:
+            with adapters.disabled(self._adapted), self._precision():
+                known = self._zero_test_nll = self._likelihood("test").nll
+        return known
+
+    def validate_whole(self) -> tuple[float, float]:
+        """NLL per answer token now on the whole validation split, of which points score a part, and the device-seconds
+        that this took; they are not in the run's own costs."""
+        self._require_open()
+        clock = Clock(self._base.device)
+        rows, limit = len(self._tokenized.splits["validation"]), self._execution.micro_batch_tokens
+        batches = evaluate.batches_of(self._tokenized, "validation", rows, self._base.device, limit)
+        engine = self._engine
+        with engine.merged(), self._precision(), clock.measure():
+            nll = engine.evaluate(lambda model: evaluate.likelihood(model, batches, engine.ranks)).nll
+        return nll, sum(engine.ranks.sum([clock.cost_s]))
 
     def _test_nll(self) -> float | None:
         """Of the adapter as it is now, if the last point has measured it."""

@@ -78,7 +78,7 @@ METHODS: dict[str, Method] = {
         _experienced("quicktune", "QuickTune", "transfer"),
         ("quicktune",),
     ),
-    "ftmeta": Method("ours", _experienced("ours", "Ours"), ("learned",), one_seed=True),
+    "ftmeta": Method("ours", _experienced("guarded", "Guarded"), ("learned",), one_seed=True),
 }
 
 __all__ = ["METHODS", "Book", "Experience", "Method", "Optimizer", "Outcome", "Problem", "Step", "experience_of"]
