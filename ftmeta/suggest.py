@@ -125,7 +125,11 @@ def suggestion_document(
         "incumbent": incumbent,
         "budget_s": budget_s,
         "spent_s": spent_s,
-        "base_model": base_model.name,
+        "base_model": {
+            "name": base_model.name,
+            "parameters": base_model.shape.parameters,
+            "reference_lr": base_model.reference_lr,
+        },
         "hardware": chosen_hardware,
         "metafeatures": dict(metafeatures),
         "warnings": [*notes, *warnings],

@@ -20,6 +20,8 @@ MAX_TEXT_CHARACTERS = 100_000  # of one field of one row
 MAX_COLUMNS = 64
 MAX_MESSAGES = 200  # of one conversation
 MAX_TOP_K = 50
+MAX_OBSERVATIONS = 1_000  # of one request; conditioning on them takes their cube
+MAX_UNDER_WAY = 100
 
 
 def _record(row: Any) -> dict[str, Any]:
@@ -94,19 +96,87 @@ class Dataset(_Input):
         return self
 
 
-class RecommendationRequest(_Input):
+class Question(_Input):
+    """What every request says: the dataset, and what it would be finetuned with."""
+
     dataset: Dataset
     base_model: str | None = Field(
         default=None, max_length=200, description="One of the names that /v1/selector lists; its default if left out."
     )
+    hardware: str | None = Field(
+        default=None, max_length=200, description="One of the names that /v1/selector lists; its default if left out."
+    )
+
+
+class RecommendationRequest(Question):
     budget_s: float | None = Field(
         default=None, gt=0, le=1e9, description="Device-seconds that a full run may take; any if left out."
     )
     budget_usd: float | None = Field(default=None, gt=0, le=1e9, description="Money that a full run may cost, in USD.")
     top_k: int = Field(default=5, ge=1, le=MAX_TOP_K, description="How many pipelines to rank.")
-    hardware: str | None = Field(
+    front: bool = Field(
+        default=False, description="Whether to add the pipelines that no cheaper one beats: score against cost."
+    )
+
+
+class GivenPipeline(_Input):
+    """A pipeline as answers have it; `values` say it all."""
+
+    values: dict[Annotated[str, Field(max_length=200)], Annotated[str, Field(max_length=200)] | int | float] = Field(
+        max_length=200, description="Each active hyperparameter of the space that /v1/selector describes."
+    )
+    id: str | None = Field(default=None, max_length=200, description="Not looked at.")
+    space: str | None = Field(default=None, max_length=200, description="If given, the name of the selector's space.")
+
+
+class GivenObservation(_Input):
+    pipeline: GivenPipeline
+    fidelity: int = Field(ge=1, le=10_000, description="How far the run had come: 1 to the space's max_fidelity.")
+    score: float | None = Field(
+        ge=0, le=1, description="Of validation, higher is better; null: the run broke off on the way to this fidelity."
+    )
+    cost_s: float | None = Field(
+        default=None, ge=0, le=1e9, description="Device-seconds of this run until then; null: what is predicted."
+    )
+
+
+class GivenStep(_Input):
+    pipeline: GivenPipeline
+    fidelity: int = Field(ge=1, le=10_000, description="The fidelity that it is being trained to.")
+
+
+class SuggestionRequest(Question):
+    budget_s: float = Field(gt=0, le=1e9, description="Device-seconds for the whole tuning, what is spent included.")
+    observations: list[GivenObservation] = Field(
+        default=[],
+        fail_fast=True,
+        max_length=MAX_OBSERVATIONS,
+        description="All that was seen on this dataset so far, in any order.",
+    )
+    under_way: list[GivenStep] = Field(
+        default=[],
+        fail_fast=True,
+        max_length=MAX_UNDER_WAY,
+        description="Steps that are being run now, where several are run at once.",
+    )
+
+
+class ExportSplits(_Input):
+    train: int = Field(ge=1, le=100_000_000)
+    validation: int = Field(ge=1, le=100_000_000)
+    test: int = Field(ge=1, le=100_000_000)
+
+
+class ExportRequest(_Input):
+    """A pipeline to be written for another trainer. The rows are not needed: how many there are is."""
+
+    pipeline: GivenPipeline
+    format: str = Field(max_length=50, description="ftmeta, trl, llama-factory or axolotl.")
+    base_model: str | None = Field(
         default=None, max_length=200, description="One of the names that /v1/selector lists; its default if left out."
     )
+    name: str = Field(default="dataset", min_length=1, max_length=100, description="What the dataset is called.")
+    splits: ExportSplits = Field(description="Rows in each split, as the recommendation's `task` says.")
 
 
 class PipelineAnswer(BaseModel):
@@ -147,6 +217,13 @@ class SelectorVersion(BaseModel):
     meta_dataset: str
 
 
+class FrontRow(BaseModel):
+    pipeline: PipelineAnswer
+    score: float
+    cost_s: float
+    cost_usd: float | None
+
+
 class RecommendationAnswer(BaseModel):
     request_id: str
     task: TaskAnswer | None = Field(description="null where the request gave meta-features only.")
@@ -154,8 +231,57 @@ class RecommendationAnswer(BaseModel):
     hardware: str
     metafeatures: dict[str, float]
     recommendations: list[RecommendationRow] = Field(description="Best first.")
+    front: list[FrontRow] | None = Field(default=None, description="Only if asked for: the cheapest first.")
     warnings: list[str]
     selector: SelectorVersion
+
+
+class Incumbent(BaseModel):
+    pipeline: PipelineAnswer
+    fidelity: int
+    score: float
+
+
+class SuggestionAnswer(BaseModel):
+    request_id: str
+    pipeline: PipelineAnswer | None = Field(description="To be trained next; null where there is nothing left to run.")
+    stop: str | None = Field(description="Why there is nothing left to run; null where there is something.")
+    label: str | None = Field(description="default or strong-default: a known pipeline.")
+    learning_rate: float | None = Field(description="The rate that lr_multiplier stands for with this base model.")
+    continue_from: int | None = Field(description="The fidelity whose checkpoint it goes on from; 0: a fresh start.")
+    fidelity: int | None = Field(description="The fidelity to train it to.")
+    expected_improvement: float | None = Field(description="At end_fidelity, over the best score seen, in score units.")
+    predicted_cost_s: float | None = Field(description="Device-seconds of this step alone.")
+    fits_budget: bool | None = Field(description="Whether what is left of the budget pays for this step.")
+    end_fidelity: int | None = Field(description="How far the run could go within the budget.")
+    score: float | None = Field(description="Expected at end_fidelity, given the observations.")
+    score_low: float | None = Field(description="Of an interval that covers 80 %.")
+    score_high: float | None
+    incumbent: Incumbent | None = Field(description="The best that was seen; null where nothing was.")
+    budget_s: float
+    spent_s: float = Field(description="What the observations took.")
+    base_model: BaseModelAnswer
+    hardware: str
+    metafeatures: dict[str, float] = Field(description="Send these instead of the records from the second request on.")
+    warnings: list[str]
+    selector: SelectorVersion
+
+
+class NotCarriedAnswer(BaseModel):
+    setting: str
+    value: Value
+    why: str
+
+
+class ExportAnswer(BaseModel):
+    request_id: str
+    format: str
+    files: dict[str, str] = Field(description="Text of each file by its path, the data apart.")
+    data: dict[str, str] = Field(description="The data files to put beside them, each with a line as it should be.")
+    install: str | None
+    command: str = Field(description="The one that trains, in the folder with the files.")
+    not_carried: list[NotCarriedAnswer] = Field(description="Settings that the other tool does not have.")
+    notes: list[str] = Field(description="What is carried and still differs.")
 
 
 class MetaDatasetAnswer(BaseModel):

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from ftmeta.serving.models import ProblemDocument, RecommendationRequest
+from ftmeta.serving.models import ExportRequest, ProblemDocument, RecommendationRequest, SuggestionRequest
 from ftmeta.serving.service import Service
 
 _REF = "#/components/schemas/{model}"
@@ -33,7 +33,7 @@ def describe_routes(app: FastAPI, service: Service) -> None:
 def _document(app: FastAPI, service: Service) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schemas = document["components"]["schemas"]
-    for model in (RecommendationRequest, ProblemDocument):
+    for model in (RecommendationRequest, SuggestionRequest, ExportRequest, ProblemDocument):
         schema = model.model_json_schema(ref_template=_REF)
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
@@ -54,26 +54,50 @@ def _document(app: FastAPI, service: Service) -> dict[str, Any]:
 
 def _add_examples(paths: dict[str, Any], service: Service) -> None:
     canary = service.canary
-    post = paths["/v1/recommendations"]["post"]
-    post["requestBody"] = {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": _REF.format(model="RecommendationRequest")},
-                "examples": {
-                    "records": {
-                        "summary": "The dataset itself.",
-                        "value": {**canary.options, "dataset": {"records": canary.records[:_EXAMPLE_ROWS]}},
-                    },
-                    "metafeatures": {
-                        "summary": "What describes the dataset, where its rows should not leave the house.",
-                        "value": {**canary.options, "dataset": {"metafeatures": canary.metafeatures}},
-                    },
-                },
-            }
+    described = {"metafeatures": canary.metafeatures}
+    recommend = paths["/v1/recommendations"]["post"]
+    recommend["requestBody"] = _body(
+        "RecommendationRequest",
+        {
+            "The dataset itself.": {**canary.options, "dataset": {"records": canary.records[:_EXAMPLE_ROWS]}},
+            "What describes the dataset, where its rows should not leave the house.": {
+                **canary.options,
+                "dataset": described,
+            },
         },
+    )
+    _show(recommend, canary.answer)
+
+    names = {name: canary.options[name] for name in ("base_model", "hardware")}
+    first, last = canary.answer["recommendations"][0], canary.answer["recommendations"][-1]
+    seen = [{"pipeline": first["pipeline"], "fidelity": 1, "score": first["curve"][0], "cost_s": first["cost_s"] / 10}]
+    going_on = {**names, "dataset": described, "budget_s": 5 * first["cost_s"], "observations": seen}
+    suggest = paths["/v1/suggestions"]["post"]
+    suggest["requestBody"] = _body(
+        "SuggestionRequest",
+        {"At the start.": {**going_on, "observations": []}, "After one step, of which the score is known.": going_on},
+    )
+    _show(suggest, service.answering.suggest(SuggestionRequest.model_validate(going_on)))
+
+    export = {
+        "pipeline": last["pipeline"],
+        "format": "trl",
+        "base_model": canary.options["base_model"],
+        "splits": canary.answer["task"]["splits"],
     }
-    answer = {"request_id": "0f3a2c7e9b0d4d5f8a1b6c2d3e4f5a6b", **canary.answer}
-    post["responses"]["200"]["content"]["application/json"]["example"] = answer
+    paths["/v1/exports"]["post"]["requestBody"] = _body("ExportRequest", {"For trl.": export})
+
     selector = paths["/v1/selector"]["get"]["responses"]["200"]["content"]["application/json"]
     selector["example"] = service.describe()
+
+
+def _body(model: str, examples: dict[str, Any]) -> dict[str, Any]:
+    """`examples` by their summaries."""
+    named = {f"example{n}": {"summary": summary, "value": value} for n, (summary, value) in enumerate(examples.items())}
+    content = {"application/json": {"schema": {"$ref": _REF.format(model=model)}, "examples": named}}
+    return {"required": True, "content": content}
+
+
+def _show(operation: dict[str, Any], answer: dict[str, Any]) -> None:
+    example = {"request_id": "0f3a2c7e9b0d4d5f8a1b6c2d3e4f5a6b", **answer}
+    operation["responses"]["200"]["content"]["application/json"]["example"] = example

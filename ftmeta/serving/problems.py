@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
+from ftmeta.errors import UserError
 from ftmeta.serving.models import MAX_ROWS
 
 RETRY_AFTER_S = 1
@@ -36,6 +37,14 @@ class ProblemError(Exception):
         self.status = status
         self.detail = detail
         self.errors = tuple(errors)[:MAX_FIELDS]
+
+
+class FieldError(UserError):
+    """A value of a request that cannot be used; `field` says where it stands."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 def problem_response(problem: ProblemError, request_id: str) -> JSONResponse:

@@ -6,25 +6,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
 import pydantic_core
 from fastapi import FastAPI, Request, Response
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 import ftmeta
 from ftmeta.serving.guard import Guard
 from ftmeta.serving.metrics import CONTENT_TYPE, Metrics
-from ftmeta.serving.models import MAX_BODY_BYTES, RecommendationAnswer, RecommendationRequest, SelectorAnswer
+from ftmeta.serving.models import (
+    MAX_BODY_BYTES,
+    ExportAnswer,
+    ExportRequest,
+    RecommendationAnswer,
+    RecommendationRequest,
+    SelectorAnswer,
+    SuggestionAnswer,
+    SuggestionRequest,
+)
 from ftmeta.serving.openapi import describe_routes
-from ftmeta.serving.problems import ProblemError, from_validation, problem_response
-from ftmeta.serving.service import FieldError, Service
+from ftmeta.serving.problems import FieldError, ProblemError, from_validation, problem_response
+from ftmeta.serving.service import Service
 
 if TYPE_CHECKING:
     from ftmeta.schema import BaseModelInfo
@@ -39,8 +49,9 @@ _TYPES = {
     ".jsonl": "application/jsonl; charset=utf-8",
 }
 _BODY_DEADLINE_S = 30.0
-_ADMITTED = 16  # recommendations that are read or wait for a thread; each may hold MAX_BODY_BYTES
+_ADMITTED = 16  # questions that are read or wait for a thread; each may hold MAX_BODY_BYTES
 _THREADS = 2  # that compute at once; more would only share the same cores
+_Asked = TypeVar("_Asked", bound=BaseModel)
 
 
 def create_app(
@@ -72,22 +83,41 @@ def create_app(
     threads = anyio.CapacityLimiter(_THREADS)
     admitted = 0
 
-    @app.post("/v1/recommendations", response_model=RecommendationAnswer, tags=["selector"])
-    async def recommend(request: Request) -> Response:
-        """Ranked finetuning pipelines for a dataset, with predicted score, learning curve, time and money."""
+    async def answered(request: Request, model: type[_Asked], answer: Callable[[_Asked], dict[str, Any]]) -> Response:
+        """Reads the body and has a thread answer it, unless too many are at it already."""
         nonlocal admitted
         if admitted >= _ADMITTED:
-            raise ProblemError(
-                HTTPStatus.SERVICE_UNAVAILABLE, "too many recommendations are under way; try again shortly"
-            )
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "too many questions are under way; try again shortly")
         admitted += 1
         metrics.in_progress.inc()
         try:
             body = await _read_body(request)
-            return await anyio.to_thread.run_sync(_answer, service, body, _request_id(request), limiter=threads)
+            read = time.perf_counter()
+
+            def work() -> Response:
+                metrics.waited.observe(time.perf_counter() - read)
+                return JSONResponse({"request_id": _request_id(request), **answer(_parsed(body, model))})
+
+            return await anyio.to_thread.run_sync(work, limiter=threads)
         finally:
             admitted -= 1
             metrics.in_progress.dec()
+
+    @app.post("/v1/recommendations", response_model=RecommendationAnswer, tags=["selector"])
+    async def recommend(request: Request) -> Response:
+        """Ranked finetuning pipelines for a dataset, with predicted score, learning curve, time and money."""
+        return await answered(request, RecommendationRequest, service.recommend)
+
+    @app.post("/v1/suggestions", response_model=SuggestionAnswer, tags=["selector"])
+    async def suggest(request: Request) -> Response:
+        """What to train next on a dataset that is being tuned, given the scores seen so far. Nothing is kept: each
+        request says all that was seen."""
+        return await answered(request, SuggestionRequest, service.suggest)
+
+    @app.post("/v1/exports", response_model=ExportAnswer, tags=["selector"])
+    async def export(request: Request) -> Response:
+        """A pipeline as files for ftmeta, trl, LLaMA-Factory or axolotl, without the rows."""
+        return await answered(request, ExportRequest, service.export)
 
     @app.get("/v1/selector", response_model=SelectorAnswer, tags=["selector"])
     async def selector_in_use() -> Response:
@@ -113,19 +143,17 @@ def create_app(
     return app
 
 
-def _answer(service: Service, body: bytes, request_id: str) -> Response:
-    """Runs in a thread: parsing and predicting both take the processor for a while."""
+def _parsed(body: bytes, model: type[_Asked]) -> _Asked:
+    """Parsing takes the processor for a while, so it is done where the answer is made. Raises ProblemError."""
     try:
         document = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
         detail = f"the body is not JSON: {error}"
         raise ProblemError(HTTPStatus.BAD_REQUEST, detail, [("body", str(error))]) from None
     try:
-        request = RecommendationRequest.model_validate(document)
+        return model.model_validate(document)
     except ValidationError as error:
         raise from_validation(error) from None
-    answer = service.recommend(request)
-    return JSONResponse({"request_id": request_id, **answer})
 
 
 async def _read_body(request: Request) -> bytes:
