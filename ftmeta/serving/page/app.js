@@ -2,6 +2,8 @@
 
 import { DatasetError, decode, plural, promptAndAnswer, understand } from "/page/parse.js";
 import { curves, interval } from "/page/chart.js";
+import { command, exportQuestion, rayJob, TOOLS, yaml } from "/page/copies.js";
+import { trade } from "/page/front.js";
 
 const $ = (id) => document.getElementById(id);
 const state = { dataset: null, answer: null, chosen: 0, pasteTimer: 0 };
@@ -181,6 +183,7 @@ async function recommend() {
       ...($("hardware").value && { hardware: $("hardware").value }),
       ...(minutes && { budget_s: Number(minutes) * 60 }),
       top_k: Number($("top-k").value),
+      front: true,
     }));
     state.chosen = 0;
     renderResults();
@@ -209,7 +212,7 @@ function renderResults() {
     make("h2", {}, items.length ? "Recommended pipelines" : "No pipeline fits the budget"),
     make("p", { class: "lead" }, lead),
     answer.warnings.length ? make("ul", { class: "warnings" }, ...answer.warnings.map((text) => make("li", {}, sentence(text)))) : "",
-    ...(items.length ? [make("figure", { class: "chart arrived", id: "chart" }), make("ol", { class: "cards" }, ...items.map(card))] : []),
+    ...(items.length ? [make("figure", { class: "chart arrived", id: "chart" }), make("figure", { class: "chart arrived", id: "trade" }), make("ol", { class: "cards" }, ...items.map(card))] : []),
     make("p", { class: "foot" }, `Selector ${answer.selector.name} ${answer.selector.version} · request ${answer.request_id}. `,
       "A score is the share of the base model’s zero-shot loss that finetuning removes, on rows it was not trained on; intervals cover 80 %."),
   );
@@ -226,6 +229,12 @@ function choose(index) {
     curves(items, index, width),
     curveTable(items),
   );
+  const front = state.answer.front;
+  $("trade").replaceChildren(
+    make("figcaption", {}, make("b", {}, "Predicted score against cost"), ". The line joins the pipelines that no cheaper one beats; the numbers are those recommended."),
+    trade(front, items, index, width, duration),
+    frontTable(front),
+  );
   document.querySelectorAll(".card").forEach((node, at) => {
     node.classList.toggle("chosen", at === index);
     node.querySelector("[aria-pressed]").setAttribute("aria-pressed", String(at === index));
@@ -239,6 +248,14 @@ function curveTable(items) {
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Pipeline"), ...steps.map((step) => make("th", { scope: "col", class: "number" }, step)))),
       make("tbody", {}, ...items.map((item, index) => make("tr", {}, make("th", { scope: "row" }, String(index + 1)),
         ...item.curve.map((score) => make("td", { class: "number" }, score.toFixed(3)))))))));
+}
+
+function frontTable(front) {
+  const head = ["Time", "Cost", "Score", "Pipeline"].map((name, at) => make("th", { scope: "col", class: at < 3 ? "number" : null }, name));
+  const rows = front.map((one) => make("tr", {}, ...[duration(one.cost_s), money(one.cost_usd), one.score.toFixed(3)].map((text) => make("td", { class: "number" }, text)),
+    make("td", {}, title(one.pipeline.values), " ", make("button", { type: "button", class: "plain", onclick: (event) => copy(event.currentTarget, yaml(one.pipeline), "the YAML") }, "Copy as YAML"))));
+  return make("details", {}, make("summary", {}, "The line as a table"), make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Pipelines that no cheaper one beats" },
+    make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows))));
 }
 
 function card(item, index) {
@@ -255,8 +272,12 @@ function card(item, index) {
       make("div", {}, make("dt", {}, "Cost"), make("dd", {}, money(item.cost_usd)))),
     make("div", { class: "actions" },
       make("button", { type: "button", "aria-pressed": "false", onclick: () => choose(index) }, "Show its curve"),
-      copyButton("Copy as YAML", () => yaml(item)),
-      copyButton("Copy as command", () => command(item))),
+      make("div", { class: "copies", role: "group", "aria-label": `Copy pipeline ${index + 1} as` },
+        make("span", { "aria-hidden": "true" }, "Copy as"),
+        copyButton("YAML", () => yaml(item.pipeline)),
+        copyButton("Command", () => command(item.pipeline, dataFile(), state.answer.base_model.name)),
+        copyButton("Ray job", () => rayJob(item.pipeline, dataFile(), state.answer.base_model.name)),
+        ...Object.entries(TOOLS).map(([format, [name]]) => make("button", { type: "button", onclick: (event) => showExport(event.currentTarget, item, format) }, name)))),
     make("details", {}, make("summary", {}, "All settings"), make("div", { class: "scroll" }, make("table", {}, make("tbody", {},
       ...Object.entries(values).map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, String(value))))))))
   );
@@ -281,34 +302,64 @@ function settings(item) {
   ].filter(Boolean).join(" · ");
 }
 
-export function yaml(item) {
-  const text = (value) => (typeof value === "number" || /^[a-z][a-z0-9_]{3,}$/.test(value) && !/^(true|false|null)$/.test(value) ? String(value) : JSON.stringify(value));
-  const lines = Object.entries(item.pipeline.values).map(([name, value]) => `  ${name}: ${text(value)}`);
-  return [`space: ${item.pipeline.space}`, "hyperparameters:", ...lines, ""].join("\n");
-}
-
-export function command(item) {
-  const quoted = (word) => (/^[A-Za-z0-9._\/-]+$/.test(word) && !word.startsWith("-") ? word : `'./${word.replaceAll("'", "'\\''")}'`);
-  const data = state.dataset.name === "Pasted text" ? "data.jsonl" : state.dataset.name;
-  return `cat > pipeline.yaml <<'YAML'\n${yaml(item)}YAML\nftmeta finetune ${quoted(data)} --base-model ${quoted(state.answer.base_model.name)} --pipeline pipeline.yaml\n`;
+function dataFile() {
+  return state.dataset.name === "Pasted text" ? "data.jsonl" : state.dataset.name;
 }
 
 function copyButton(label, text) {
-  return make("button", { type: "button", onclick: async (event) => {
-    const button = event.currentTarget;
-    try {
-      await navigator.clipboard.writeText(text());
-      button.textContent = "Copied";
-      $("said").textContent = `${label.replace("Copy as", "Copied as")}.`;
-      setTimeout(() => { button.textContent = label; }, 1600);
-    } catch { // over plain HTTP from another machine there is no clipboard: show it, selected
-      let area = button.closest(".card").querySelector("textarea");
-      if (!area) button.closest(".actions").after(area = make("textarea", { rows: "8", readonly: true, "aria-label": label }));
-      area.value = text();
-      area.focus();
-      area.select();
-    }
-  } }, label);
+  return make("button", { type: "button", onclick: (event) => copy(event.currentTarget, text(), label) }, label);
+}
+
+async function copy(button, text, what) {
+  const label = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    if (label === "Copied") return;
+    button.textContent = "Copied";
+    $("said").textContent = `Copied: ${what}.`;
+    setTimeout(() => { button.textContent = label; }, 1600);
+  } catch { // over plain HTTP from another machine there is no clipboard: show it, selected
+    const place = button.closest(".actions, .scroll, .file");
+    let area = place.parentElement.querySelector("textarea");
+    if (!area) place.after(area = make("textarea", { rows: "8", readonly: true, "aria-label": what }));
+    area.value = text;
+    area.focus();
+    area.select();
+  }
+}
+
+/** Files for another trainer, below the pipeline: the one that matters is copied at once. */
+async function showExport(button, item, format) {
+  const [name, main] = TOOLS[format];
+  const cardNode = button.closest(".card");
+  let panel = cardNode.querySelector(".export");
+  if (!panel) cardNode.querySelector(".actions").after(panel = make("section", { class: "export", "aria-live": "polite" }));
+  button.setAttribute("aria-busy", "true");
+  try {
+    const found = await ask("/v1/exports", JSON.stringify(exportQuestion(item.pipeline, format, state.answer, state.dataset.name)));
+    panel.setAttribute("aria-label", `For ${name}`);
+    panel.replaceChildren(...exported(found, name, main));
+    await copy(panel.querySelector("button"), found.files[main], main);
+  } catch (problem) {
+    if (problem instanceof Error) throw problem;
+    panel.replaceChildren(make("p", { class: "problem" }, sentence(problem.detail)));
+  } finally {
+    button.setAttribute("aria-busy", "false");
+  }
+}
+
+function exported(found, name, main) {
+  const files = Object.entries(found.files).sort(([a], [b]) => (b === main) - (a === main));
+  const data = Object.entries(found.data).map(([path, line]) => make("li", {}, make("code", {}, path), ", a row a line: ", make("code", {}, line)));
+  const said = [...found.not_carried.map((one) => `${one.setting} is not carried: ${one.why}.`), ...found.notes];
+  return [
+    make("h4", {}, `For ${name}`),
+    ...files.map(([path, text]) => make("details", { class: "file" }, make("summary", {}, path), make("pre", { tabindex: "0" }, text))),
+    make("p", { class: "actions file" }, ...files.map(([path, text]) => make("button", { type: "button", onclick: (event) => copy(event.currentTarget, text, path) }, `Copy ${path}`))),
+    make("p", { class: "hint" }, "Your rows are not in it. Put them beside these files:"), make("ul", { class: "hint" }, ...data),
+    make("p", { class: "hint" }, "Then run:"), make("pre", { tabindex: "0" }, [found.install, found.command].filter(Boolean).join("\n")),
+    make("details", {}, make("summary", {}, "What differs there"), make("ul", { class: "hint" }, ...said.map((text) => make("li", {}, text)))),
+  ];
 }
 
 // Numbers for people --------------------------------------------------------------------------------------------

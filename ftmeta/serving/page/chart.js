@@ -57,7 +57,8 @@ export function interval(item) {
     element("ellipse", { class: "dot", cx: at(item.score), cy: 9, rx: 4.5, ry: 5 }));
 }
 
-function scoreTicks(highest) {
+/** Round steps from 0 to just above the highest score. */
+export function scoreTicks(highest) {
   const step = [0.02, 0.05, 0.1, 0.2, 0.25].find((one) => highest / one <= 5) ?? 0.25;
   const count = Math.max(1, Math.min(Math.round(1 / step), Math.ceil(highest / step - 1e-9)));
   return Array.from({ length: count + 1 }, (_, index) => index * step);

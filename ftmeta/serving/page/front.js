@@ -1,0 +1,42 @@
+// Predicted score against cost: the pipelines that no cheaper one beats as a staircase, the recommended ones by number.
+
+import { element, scoreTicks } from "/page/chart.js";
+
+const TICKS_S = [0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000, 3_600_000];
+
+/** `front` as the service answers it, the cheapest first; `items` the recommendations; `said` writes seconds. */
+export function trade(front, items, chosen, width, said) {
+  const height = Math.round(Math.max(200, Math.min(280, width * 0.38)));
+  const box = { left: 40, right: 26, top: 14, bottom: 40 };
+  const costs = [...front, ...items].map((one) => Math.log(one.cost_s));
+  const low = Math.min(...costs), high = Math.max(Math.max(...costs), low + 0.1);
+  const ticks = scoreTicks(Math.max(...[...front, ...items].map((one) => one.score)));
+  const x = (seconds) => box.left + 12 + (width - box.left - box.right - 12) * ((Math.log(seconds) - low) / (high - low));
+  const y = (score) => box.top + (height - box.top - box.bottom) * (1 - score / ticks.at(-1));
+  const best = items[chosen];
+  const spoken = `Predicted score against time: from ${front[0].score.toFixed(2)} for ${said(front[0].cost_s)} to ` +
+    `${front.at(-1).score.toFixed(2)} for ${said(front.at(-1).cost_s)}; pipeline ${chosen + 1} scores ${best.score.toFixed(2)} for ${said(best.cost_s)}.`;
+  const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": spoken });
+
+  for (const tick of ticks) {
+    svg.append(element("line", { class: "grid", x1: box.left, x2: width - box.right, y1: y(tick), y2: y(tick) }));
+    svg.append(element("text", { x: box.left - 8, y: y(tick) + 4, "text-anchor": "end" }, tick.toFixed(ticks[1] < 0.1 ? 2 : 1)));
+  }
+  const within = TICKS_S.filter((one) => Math.log(one) >= low && Math.log(one) <= high);
+  for (const seconds of within.length > 1 ? within : [Math.exp(low), Math.exp(high)]) {
+    svg.append(element("text", { x: x(seconds), y: height - box.bottom + 18, "text-anchor": "middle" }, said(seconds)));
+  }
+  svg.append(element("text", { x: (box.left + width - box.right) / 2, y: height - 4, "text-anchor": "middle" }, "device time of a full run"));
+
+  const steps = front.map((one, at) => `${at ? "H" : "M"}${x(one.cost_s).toFixed(1)}${at ? "V" : ","}${y(one.score).toFixed(1)}`);
+  svg.append(element("path", { class: "front", d: `${steps.join("")}H${width - box.right}` }));
+  for (const one of front) svg.append(element("circle", { class: "on-front", cx: x(one.cost_s), cy: y(one.score), r: 3 }));
+  const order = items.map((_, index) => index).filter((index) => index !== chosen).reverse().concat(chosen);
+  for (const index of order) {
+    const at = [x(items[index].cost_s), y(items[index].score)];
+    const name = index === chosen ? "pick chosen" : "pick";
+    svg.append(element("circle", { class: name, cx: at[0], cy: at[1], r: 9 }));
+    svg.append(element("text", { class: name, x: at[0], y: at[1] + 4, "text-anchor": "middle" }, String(index + 1)));
+  }
+  return svg;
+}
