@@ -129,7 +129,7 @@ class Selector:
         cost_N = self.surrogates.predict_cost(pool, metafeatures, base_model, profile)[:, -1]
         fits_N = _within(cost_N, budget_s, budget_usd, chosen_hardware)
 
-        warnings, factor = self._cautions(metafeatures, base_model)
+        warnings, factor = self.cautions(metafeatures, base_model)
         if profile.source == "estimate":
             warnings.append(
                 f"the speed of {profile.description} is an estimate from its data sheet; times and costs may be off"
@@ -163,7 +163,7 @@ class Selector:
         ]
         return found, warnings
 
-    def _cautions(self, metafeatures: Mapping[str, float], base_model: BaseModelInfo) -> tuple[list[str], float]:
+    def cautions(self, metafeatures: Mapping[str, float], base_model: BaseModelInfo) -> tuple[list[str], float]:
         """Warnings about the evidence, and the factor on the intervals that they call for."""
         warnings, factor = [], 1.0
         surrogates = self.surrogates

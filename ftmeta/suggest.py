@@ -98,18 +98,20 @@ def suggestion_document(
     budget_s: float,
     seen: Sequence[Seen] = (),
     under_way: Sequence[UnderWay] = (),
+    candidates: Sequence[Pipeline] | None = None,
     hardware: str | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What the service answers: the step that is worth most now, what it is expected to give and to cost.
 
     Of one pipeline, `seen` is in the order of fidelities, each once, and nothing follows a point without a score. What
-    is under way goes further than what was seen. Pipelines outside the selector's pool become candidates too. Without
-    anything left to run, `pipeline` is None and `stop` says why. `notes` stand before the warnings.
+    is under way goes further than what was seen. `candidates` (None: the selector's) are what may be suggested, and the
+    pipelines that were seen. Without anything left to run, `pipeline` is None and `stop` says why. `notes` stand before
+    the warnings.
     """
     chosen_hardware = detect() if hardware is None else hardware
     mentioned = [*(one.pipeline for one in seen), *(one.pipeline for one in under_way)]
-    pool = {one.id: one for one in [*selector.candidates, *mentioned]}
+    pool = {one.id: one for one in [*(selector.candidates if candidates is None else candidates), *mentioned]}
     optimizer = optimizer_of(
         selector, metafeatures, base_model, budget_s, chosen_hardware, candidates=list(pool.values())
     )
@@ -119,7 +121,7 @@ def suggestion_document(
     left_s = budget_s - spent_s - sum(optimizer.cost_s(one.candidate, one.start, one.fidelity) for one in steps)
     incumbent = _incumbent(optimizer, seen)
     best = 0.0 if incumbent is None else incumbent["score"]
-    warnings, wider = selector._cautions(metafeatures, base_model)
+    warnings, wider = selector.cautions(metafeatures, base_model)
     return {
         **_next(optimizer, selector, base_model, left_s, best, wider),
         "incumbent": incumbent,

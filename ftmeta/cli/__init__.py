@@ -19,6 +19,7 @@ from ftmeta.cli import (
     serving,
     sweeping,
     tasks,
+    tuning,
 )
 from ftmeta.orchestrate.shell import exit_codes
 
@@ -44,6 +45,7 @@ for group in (
     recommending,
     planning,
     finetuning,
+    tuning,
     tasks,
     sweeping,
     metadata,

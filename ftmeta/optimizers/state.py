@@ -23,12 +23,13 @@ from ftmeta.optimizers.protocol import Optimizer, Outcome, Step
 class Recorded:
     """An optimizer whose asks and tells go to the file `path`; what the file holds already is done again first.
 
-    `under_way` are the steps that were asked for and not told: after a restart, run them again. Raises UserError where
-    the file does not fit the optimizer: it was made by another method, seed, or version.
+    `inside` is the optimizer itself. `under_way` are the steps that were asked for and not told: after a restart, run
+    them again. Raises UserError where the file does not fit the optimizer: it was made by another method, seed, or
+    version.
     """
 
     def __init__(self, make: Callable[[], Optimizer], path: Path) -> None:
-        self._optimizer, self._path = make(), path
+        self.inside, self._path = make(), path
         self.under_way: list[Step] = []
         whole = self._replayed()
         self._file = path.open("r+b" if path.exists() else "w+b")
@@ -36,7 +37,7 @@ class Recorded:
         self._file.seek(whole)
 
     def ask(self) -> Step | None:
-        step = self._optimizer.ask()
+        step = self.inside.ask()
         if step is not None:
             self._write({"ask": [step.candidate, step.start, step.fidelity]})
             self.under_way.append(step)
@@ -44,7 +45,7 @@ class Recorded:
 
     def tell(self, outcome: Outcome) -> None:
         step = outcome.step
-        self._optimizer.tell(outcome)
+        self.inside.tell(outcome)
         self._write(
             {"tell": [step.candidate, step.start, step.fidelity], "scores": outcome.scores, "cost_s": outcome.cost_s}
         )
@@ -52,7 +53,7 @@ class Recorded:
 
     @property
     def incumbent(self) -> tuple[int, int] | None:
-        return self._optimizer.incumbent
+        return self.inside.incumbent
 
     def __enter__(self) -> Self:
         return self
@@ -88,11 +89,11 @@ class Recorded:
 
     def _do(self, event: dict[str, Any]) -> None:
         if "ask" in event:
-            step, wanted = self._optimizer.ask(), Step(*event["ask"])
+            step, wanted = self.inside.ask(), Step(*event["ask"])
             if step != wanted:
                 raise ValueError(f"it asks for {step} where {wanted} was asked for")
             self.under_way.append(wanted)
         else:
             outcome = Outcome(Step(*event["tell"]), tuple(event["scores"]), event["cost_s"])
-            self._optimizer.tell(outcome)
+            self.inside.tell(outcome)
             self.under_way.remove(outcome.step)

@@ -84,9 +84,9 @@ class Journal:
         document = {**asdict(answer), "points": [asdict(point) for point in answer.points]}
         self._write({"event": "advanced", "run_id": run_id, **document})
 
-    def lost(self, run_id: str, why: str, wall_s: float) -> None:
-        """`wall_s`: how long a slot had worked in vain."""
-        self._write({"event": "lost", "run_id": run_id, "why": why, "wall_s": wall_s})
+    def lost(self, run_id: str, why: str, wall_s: float, *, blameless: bool = False) -> None:
+        """`wall_s`: how long a slot had worked in vain. `blameless`: it was not the run that ended the worker."""
+        self._write({"event": "lost", "run_id": run_id, "why": why, "wall_s": wall_s, "blameless": blameless})
 
     def failed(self, run_id: str, error: str) -> None:
         """The run is given up."""
@@ -139,9 +139,7 @@ class Journal:
             self._take_points(self.trials[event["run_id"]], event, at_s)
         elif kind == "lost":
             trial = self.trials[event["run_id"]]
-            trial.losses += 1
-            trial.wall_s += event["wall_s"]
-            self.spent.busy_s += event["wall_s"]
+            trial.losses += not event["blameless"]
             self.spent.device_s += event["wall_s"]
         elif kind == "failed":
             trial = self.trials[event["run_id"]]
@@ -159,5 +157,5 @@ class Journal:
         trial.device_s += event["device_s"]
         trial.wall_s += event["wall_s"]
         trial.peak_memory_gb = max(trial.peak_memory_gb, event["peak_memory_gb"])
-        self.spent.busy_s += event["wall_s"]
+        self.spent.busy_s += event["busy_s"]
         self.spent.device_s += event["device_s"]

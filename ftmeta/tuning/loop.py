@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from ftmeta.errors import FtmetaError, UserError
-from ftmeta.optimizers.protocol import Optimizer, Outcome, Problem, Step
+from ftmeta.optimizers.guarded import Guarded
+from ftmeta.optimizers.protocol import Outcome, Problem, Step
 from ftmeta.optimizers.state import Recorded
 from ftmeta.schema import RunSpec
 from ftmeta.tuning import checkpoints
@@ -28,6 +29,9 @@ from ftmeta.tuning.limit import Limit
 from ftmeta.tuning.work import Advance, Advanced, Answer, Lost, Slots
 
 Why = Literal["budget", "no gain expected", "nothing left to run", "interrupted"]
+
+INTERRUPTED: Why = "interrupted"
+FELL_BACK = "fell back"  # the event in the journal
 
 _TICK_S = 0.5
 _DECLINED = 10  # steps that the budget does not allow, in a row: then none is looked for any more
@@ -71,7 +75,6 @@ class Loop:
     problem: Problem
     specs: tuple[RunSpec, ...]
     optimizer: Recorded
-    foresight: Optimizer  # the optimizer inside `optimizer`
     limit: Limit
     slots: Slots
     journal: Journal
@@ -81,8 +84,10 @@ class Loop:
     clock: Callable[[], float] = time.monotonic
 
     why: Why | None = field(default=None, init=False)
+    is_interrupted: bool = field(default=False, init=False)
     at_work: dict[int, _UnderWay] = field(default_factory=dict, init=False)  # by slot
     _holds: dict[int, str] = field(default_factory=dict, init=False)  # run id that a slot has in memory
+    _doubtful: set[int] = field(default_factory=set, init=False)  # slots whose last work was lost
     _waiting: list[Step] = field(default_factory=list, init=False)  # begun, and more fidelities to go
     _spent_on: dict[Step, float] = field(default_factory=dict, init=False)  # seconds of work
     _losses_in_a_row: int = field(default=0, init=False)
@@ -92,7 +97,8 @@ class Loop:
 
     def interrupt(self) -> None:
         """Nothing more is started."""
-        self.why = self.why or "interrupted"
+        self.is_interrupted = True
+        self.why = self.why or INTERRUPTED
 
     def run(self) -> Why:
         """Raises UserError if the budget is too small for a single fidelity, FtmetaError if workers die one after the
@@ -152,7 +158,7 @@ class Loop:
         return None
 
     def _has_no_hope(self) -> bool:
-        inside = self.foresight
+        inside = self.optimizer.inside
         gain = inside.expected_gain if self.journal.trials and isinstance(inside, Foreseeing) else None
         return gain is not None and gain < self.settings.least_gain
 
@@ -169,8 +175,8 @@ class Loop:
         trial = self.journal.trials.get(spec.run_id)
         if trial is not None and trial.reached:
             return self._taken(trial) / trial.reached
-        if isinstance(self.foresight, Foreseeing):
-            return self.foresight.cost_s(step.candidate, step.start, step.start + 1)
+        if isinstance(self.optimizer.inside, Foreseeing):
+            return self.optimizer.inside.cost_s(step.candidate, step.start, step.start + 1)
         firsts = [self._taken(one) / one.reached for one in self.journal.trials.values() if one.reached]
         return sum(firsts) / len(firsts) if firsts else 0.0
 
@@ -192,16 +198,17 @@ class Loop:
             self.journal.begun(spec.run_id, step.candidate, self._expectation(step))
             trial = self.journal.trials[spec.run_id]
         free = [slot for slot in range(self.slots.size) if slot not in self.at_work]
-        slot = min(free, key=lambda slot: (self._holds.get(slot) != spec.run_id, slot in self._holds, slot))
+        holds = self._holds
+        slot = min(free, key=lambda s: (holds.get(s) != spec.run_id, s in self._doubtful, s in holds, s))
         work = Advance(spec, trial.reached, self.folder / spec.run_id)
         self.at_work[slot] = _UnderWay(step, work, self.clock(), self._expected_s(step))
         self._holds[slot] = spec.run_id
         self.slots.start(slot, work)
 
     def _expectation(self, step: Step) -> tuple[float, float] | None:
-        if not isinstance(self.foresight, Foreseeing):
+        if not isinstance(self.optimizer.inside, Foreseeing):
             return None
-        return self.foresight.expects(step.candidate, self.problem.max_fidelity)
+        return self.optimizer.inside.expects(step.candidate, self.problem.max_fidelity)
 
     # --- taking -------------------------------------------------------------------------------------------------------
 
@@ -213,6 +220,7 @@ class Loop:
             return
         assert isinstance(answer, Advanced)
         self._losses_in_a_row = 0
+        self._doubtful.discard(slot)
         self.journal.advanced(spec.run_id, answer)
         if answer.unsaved is not None:
             log.warning("%s; runs go on without a checkpoint of it", answer.unsaved)
@@ -235,8 +243,10 @@ class Loop:
     def _take_loss(self, slot: int, under_way: _UnderWay, answer: Lost) -> None:
         spec, step = under_way.work.spec, under_way.step
         self._holds.pop(slot, None)
-        self.journal.lost(spec.run_id, answer.why, self.clock() - under_way.since)
+        taken_s = 0.0 if answer.never_began else self.clock() - under_way.since
+        self.journal.lost(spec.run_id, answer.why, taken_s, blameless=answer.never_began)
         self._losses_in_a_row += 1
+        self._doubtful.add(slot)
         if answer.fatal or self._losses_in_a_row >= _LOSSES_IN_A_ROW * self.slots.size:
             raise FtmetaError(
                 f"the workers end one after the other ({answer.why}); everything done is kept in {self.folder.parent}, "
@@ -256,6 +266,10 @@ class Loop:
         outcome = Outcome(step, trial.scores(step.start, step.fidelity), self._spent_on.pop(step, 0.0))
         self.optimizer.tell(outcome)
         self.journal.spent.device_s += self.clock() - began
+        inside = self.optimizer.inside
+        if isinstance(inside, Guarded) and inside.has_fallen_back and FELL_BACK not in self.journal.said:
+            log.warning("what is seen contradicts what was learned on other tasks; a task-only optimizer takes over")
+            self.journal.say(FELL_BACK, doubt=inside.doubt)
 
     def _tidy(self, run_id: str, trial: Trial) -> None:
         """Removes the checkpoints that are not needed any more."""

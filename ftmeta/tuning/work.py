@@ -65,7 +65,8 @@ class Advanced:
     device_s: float  # device-seconds of this work alone
     device: str
     peak_memory_gb: float
-    wall_s: float
+    wall_s: float  # of the slot
+    busy_s: float  # of those, in training and evaluation: not in reading and writing checkpoints
     unsaved: str | None = None
 
 
@@ -87,6 +88,7 @@ class Lost:
 
     why: str
     fatal: bool = False  # nothing would be different the next time
+    never_began: bool = False  # there was no room for the slot's process, so it is not the work's fault
 
 
 Answer = Advanced | Validated | Concluded | Lost

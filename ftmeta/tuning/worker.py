@@ -50,8 +50,10 @@ class TuneWorker:
             run = self._taken_up(work.spec, work.start, work.folder)
             before_s = run.curve[-1].cost_s if run.curve else 0.0
         points: list[CurvePoint] = []
+        began_work = time.perf_counter()
         while len(run.curve) <= work.fidelity and (point := next(run, None)) is not None:
             points.append(point)
+        busy_s = time.perf_counter() - began_work
         result = run.result()
         unsaved = None
         if run.status in ("stopped", "ok"):
@@ -66,6 +68,7 @@ class TuneWorker:
             device=result.run.device,
             peak_memory_gb=result.run.peak_memory_gb,
             wall_s=time.perf_counter() - began,
+            busy_s=busy_s,
             unsaved=unsaved,
         )
 
