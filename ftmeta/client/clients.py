@@ -76,11 +76,12 @@ class Client:
         metafeatures: Mapping[str, float] | None = None,
         observations: Sequence[Mapping[str, Any]] = (),
         under_way: Sequence[Mapping[str, Any]] = (),
+        only: Mapping[str, Sequence[Any]] | None = None,
         base_model: str | None = None,
         hardware: str | None = None,
     ) -> Json:
         """What to train next, given all that was seen so far; `Tuning` keeps count of that."""
-        options = {"base_model": base_model, "hardware": hardware, "budget_s": budget_s}
+        options = {"base_model": base_model, "hardware": hardware, "budget_s": budget_s, "only": only}
         return self.call(calls.suggestions(records, metafeatures, observations, under_way, options))
 
     def export(
@@ -168,10 +169,11 @@ class AsyncClient:
         metafeatures: Mapping[str, float] | None = None,
         observations: Sequence[Mapping[str, Any]] = (),
         under_way: Sequence[Mapping[str, Any]] = (),
+        only: Mapping[str, Sequence[Any]] | None = None,
         base_model: str | None = None,
         hardware: str | None = None,
     ) -> Json:
-        options = {"base_model": base_model, "hardware": hardware, "budget_s": budget_s}
+        options = {"base_model": base_model, "hardware": hardware, "budget_s": budget_s, "only": only}
         return await self.call(calls.suggestions(records, metafeatures, observations, under_way, options))
 
     async def export(

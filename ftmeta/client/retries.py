@@ -27,7 +27,7 @@ class Retry:
             return None
         if retry_after_s is not None and retry_after_s > self.longest_pause_s:
             return None
-        doubling = min(self.first_pause_s * 2 ** (attempt - 1), self.longest_pause_s)
+        doubling = min(self.first_pause_s * 2.0 ** (attempt - 1), self.longest_pause_s)
         return max(retry_after_s or 0.0, doubling * rng.random())
 
 

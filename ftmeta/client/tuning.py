@@ -52,24 +52,26 @@ class Tuning:
         metafeatures: Mapping[str, float] | None = None,
         base_model: str | None = None,
         hardware: str | None = None,
+        only: Mapping[str, Sequence[Any]] | None = None,
         observations: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """`budget_s` are device-seconds for everything, what `observations` took included. The records are sent once:
-        from then on their meta-features, which the service answers, stand in for them."""
+        """`budget_s` are device-seconds for everything, what `observations` took included. `only` names the values that
+        the script can do, by hyperparameter, as {"peft_method": ["lora"]}. The records are sent once: from then on
+        their meta-features, which the service answers, stand in for them."""
         self.observations = [dict(one) for one in observations]
         self.budget_s = budget_s
         self.answer: dict[str, Any] | None = None  # the service's last word, with warnings and why it stopped
         self._dataset: dict[str, Any] = {"records": None if records is None else list(records)}
         if metafeatures is not None:
             self._dataset["metafeatures"] = dict(metafeatures)
-        self._names = {"base_model": base_model, "hardware": hardware}
+        self._options = {"base_model": base_model, "hardware": hardware, "only": only}
         self._under_way: list[Step] = []
 
     def question(self) -> dict[str, Any]:
         """The arguments of `suggest` for what to run next."""
         under_way = [{"pipeline": one.pipeline, "fidelity": one.fidelity} for one in self._under_way]
         seen = {"observations": self.observations, "under_way": under_way}
-        return {"budget_s": self.budget_s, **self._dataset, **self._names, **seen}
+        return {"budget_s": self.budget_s, **self._dataset, **self._options, **seen}
 
     def take(self, answer: Mapping[str, Any]) -> Step | None:
         """The step that the service answered, which is then under way; None: nothing is left, or it would go beyond the

@@ -23,7 +23,7 @@ from ftmeta.schema import BaseModelInfo, Task
 from ftmeta.selector import Selector
 from ftmeta.serving.exports import export_document
 from ftmeta.serving.front import front
-from ftmeta.serving.given import pipeline_of, seen_of, under_way_of
+from ftmeta.serving.given import candidates_of, pipeline_of, seen_of, under_way_of
 from ftmeta.serving.models import ExportRequest, Question, RecommendationRequest, SuggestionRequest
 from ftmeta.serving.problems import FieldError
 from ftmeta.serving.zero_shot import ZeroShot
@@ -109,6 +109,7 @@ class Answering:
         space, max_fidelity = self.selector.space, self.selector.surrogates.budget.max_fidelity
         seen = seen_of(request.observations, space, max_fidelity)
         under_way = under_way_of(request.under_way, seen, space, max_fidelity)
+        candidates = candidates_of(request.only, self.selector)
         asked = self._understand(request)
         try:
             return suggestion_document(
@@ -118,6 +119,7 @@ class Answering:
                 budget_s=request.budget_s,
                 seen=seen,
                 under_way=under_way,
+                candidates=candidates,
                 hardware=asked.hardware,
                 notes=asked.notes,
             )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ftmeta.errors import SpaceError
-from ftmeta.schema import Pipeline
+from ftmeta.schema import Pipeline, Value
+from ftmeta.selector import Selector
 from ftmeta.serving.models import GivenObservation, GivenPipeline, GivenStep
 from ftmeta.serving.problems import FieldError
 from ftmeta.space import Space
@@ -59,6 +60,25 @@ def under_way_of(steps: Sequence[GivenStep], seen: Sequence[Seen], space: Space,
             raise FieldError(field, "names a pipeline that is under way already; one run of a pipeline is known of")
         found[pipeline.id] = UnderWay(pipeline, one.fidelity)
     return list(found.values())
+
+
+def candidates_of(only: Mapping[str, Sequence[Value]], selector: Selector) -> list[Pipeline]:
+    """The selector's candidates that have one of the listed values, or nothing, for each hyperparameter that is named.
+
+    Raises FieldError for a name that the space has not, and where no candidate is left.
+    """
+    for name in only:
+        if name not in selector.space.domains:
+            known = ", ".join(selector.space.hyperparameters)
+            raise FieldError("only", f"names a hyperparameter that the space has not; it has {known}")
+    kept = [
+        one
+        for one in selector.candidates
+        if all(one.get(name) is None or one[name] in values for name, values in only.items())
+    ]
+    if not kept:
+        raise FieldError("only", "leaves no candidate; list values that /v1/selector shows, or fewer hyperparameters")
+    return kept
 
 
 def _require_going_on(before: Seen, after: Seen, field: str) -> None:

@@ -159,12 +159,19 @@ class SuggestionRequest(Question):
         max_length=MAX_UNDER_WAY,
         description="Steps that are being run now, where several are run at once.",
     )
+    only: dict[Annotated[str, Field(max_length=200)], Annotated[list[Value], Field(min_length=1, max_length=100)]] = (
+        Field(
+            default={},
+            max_length=200,
+            description="What your script can do: values by hyperparameter, {'peft_method': ['lora']}; else all.",
+        )
+    )
 
 
 class ExportSplits(_Input):
-    train: int = Field(ge=1, le=100_000_000)
-    validation: int = Field(ge=1, le=100_000_000)
-    test: int = Field(ge=1, le=100_000_000)
+    train: int = Field(ge=1, le=MAX_ROWS)
+    validation: int = Field(ge=1, le=MAX_ROWS)
+    test: int = Field(ge=1, le=MAX_ROWS)
 
 
 class ExportRequest(_Input):

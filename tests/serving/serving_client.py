@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from ftmeta.serving.models import ProblemDocument
+
 
 class Client:
     """Sends requests as from `client`, without a network: httpx over ASGI."""
@@ -41,3 +43,17 @@ def records(count: int) -> list[dict[str, Any]]:
         {"question": f"What comes after {number}, and what before it?", "answer": f"{number + 1} and {number - 1}."}
         for number in range(100, 100 + count)
     ]
+
+
+def problem(response: Any, status: int, field: str | None = None) -> ProblemDocument:
+    """The problem document of an answer, checked: its form, its status, the field that it names."""
+    assert response.status_code == status, response.text[:500]
+    assert response.headers["content-type"] == "application/problem+json"
+    document = ProblemDocument.model_validate(response.json())
+    assert document.status == status
+    assert document.request_id == response.headers["x-request-id"]
+    assert "Traceback" not in response.text
+    assert ".py" not in response.text
+    if field is not None:
+        assert field in [one.field for one in document.errors], document
+    return document

@@ -8,30 +8,22 @@ import logging
 from typing import Any
 
 import pytest
-from serving_client import Client, records
+from serving_client import Client, problem, records
 
 from ftmeta.schema import BaseModelInfo
 from ftmeta.selector import Selector
-from ftmeta.serving.models import MAX_BODY_BYTES, MAX_ROWS, ProblemDocument, RecommendationAnswer, SelectorAnswer
+from ftmeta.serving.models import (
+    MAX_BODY_BYTES,
+    MAX_ROWS,
+    RecommendationAnswer,
+    SelectorAnswer,
+    SuggestionAnswer,
+)
 from ftmeta.serving.web import create_app
 
 TOKEN = "correct-horse-battery-staple"
 HASH = hashlib.sha256(TOKEN.encode()).hexdigest()
 JSON = {"Content-Type": "application/json"}
-
-
-def problem(response: Any, status: int, field: str | None = None) -> ProblemDocument:
-    """The problem document of an answer, checked: its form, its status, the field that it names."""
-    assert response.status_code == status, response.text[:500]
-    assert response.headers["content-type"] == "application/problem+json"
-    document = ProblemDocument.model_validate(response.json())
-    assert document.status == status
-    assert document.request_id == response.headers["x-request-id"]
-    assert "Traceback" not in response.text
-    assert ".py" not in response.text
-    if field is not None:
-        assert field in [one.field for one in document.errors], document
-    return document
 
 
 def body(**fields: Any) -> dict[str, Any]:
@@ -293,9 +285,14 @@ class TestOperation:
     def test_the_openapi_examples_are_real(self, client: Client) -> None:
         document = client.get("/openapi.json").json()
         post = document["paths"]["/v1/recommendations"]["post"]
-        assert {"/v1/recommendations", "/v1/selector", "/healthz", "/readyz", "/metrics"} == set(document["paths"])
-        for example in post["requestBody"]["content"]["application/json"]["examples"].values():
-            assert client.post("/v1/recommendations", json=example["value"]).status_code == 200
+        questions = {"/v1/recommendations", "/v1/suggestions", "/v1/exports"}
+        assert {*questions, "/v1/selector", "/healthz", "/readyz", "/metrics"} == set(document["paths"])
+        for route in ("/v1/recommendations", "/v1/suggestions"):  # exports: test_exports.py, with another base model
+            asked = document["paths"][route]["post"]["requestBody"]["content"]["application/json"]["examples"]
+            for example in asked.values():
+                assert client.post(route, json=example["value"]).status_code == 200
+        suggested = document["paths"]["/v1/suggestions"]["post"]["responses"]["200"]["content"]["application/json"]
+        SuggestionAnswer.model_validate(suggested["example"])
         RecommendationAnswer.model_validate(post["responses"]["200"]["content"]["application/json"]["example"])
         assert post["responses"]["default"]["content"].keys() == {"application/problem+json"}
         assert "RecommendationRequest" in document["components"]["schemas"]
