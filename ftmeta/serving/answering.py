@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ftmeta.serving")
 EXAMPLE = Path(__file__).parent / "page" / "example.jsonl"
+# What work is counted from; beyond these no dataset lies, and powers of ten overflow.
+_RANGES = {"log10_train_examples": (0, 12), "prompt_tokens_mean": (0, 1e8), "answer_tokens_mean": (0, 1e8)}
 _TOLERANCE = 1e-6  # of a score, between two answers to the same question
 
 
@@ -202,6 +204,10 @@ class Answering:
         if strange:
             what = f"unknown meta-feature '{strange[0]}'; known are {', '.join(sorted(self._metafeatures))}"
             raise FieldError("dataset.metafeatures", what)
+        for name, (low, high) in _RANGES.items():
+            if not low <= given.get(name, low) <= high:
+                why = f"is {given[name]:g}; that of a dataset lies between {low:g} and {high:g}"
+                raise FieldError(f"dataset.metafeatures.{name}", why)
         return given
 
 

@@ -82,11 +82,13 @@ class Dataset(_Input):
         max_length=MAX_ROWS,
         description="Rows of question/answer, prompt/completion, instruction(+input)/output, or messages.",
     )
-    metafeatures: dict[Annotated[str, Field(max_length=200)], float] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=500,
-        description="The dataset's meta-features, as ftmeta recommend --json prints them; the rows stay at home.",
+    metafeatures: dict[Annotated[str, Field(max_length=200)], Annotated[float, Field(ge=-1e12, le=1e12)]] | None = (
+        Field(
+            default=None,
+            min_length=1,
+            max_length=500,
+            description="The dataset's meta-features, as ftmeta recommend --json prints them; the rows stay at home.",
+        )
     )
 
     @model_validator(mode="after")

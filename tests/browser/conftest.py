@@ -32,6 +32,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     import uvicorn
     from tiny_selector import make_base_model, make_selector
 
+    from ftmeta.models import resolve
     from ftmeta.selector import load_selector
     from ftmeta.serving.web import create_app
 
@@ -39,7 +40,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     selector = load_selector(make_selector(tmp_path_factory.mktemp("selectors") / "tiny", info))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(create_app(selector, base_models=[info]), log_level="warning"))
+        app = create_app(selector, base_models=[info, resolve("phi3-micro")])
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started:

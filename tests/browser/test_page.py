@@ -11,6 +11,7 @@ import yaml
 from serving_client import records
 
 from ftmeta.space import load_pipeline, load_space
+from jobs.finetune import Finetune
 
 pytestmark = pytest.mark.browser
 
@@ -41,18 +42,61 @@ def test_the_example_gets_pipelines_with_curves(page: Any) -> None:
 def test_what_is_copied_is_a_pipeline_that_ftmeta_reads(page: Any, tmp_path: Path) -> None:
     page.click("text=Try with an example")
     ask(page)
-    page.click(".card:first-child >> text=Copy as YAML")
+    page.click(".card:first-child .copies button:has-text('YAML')")
     page.wait_for_selector(".card:first-child >> text=Copied")
     text = page.evaluate("navigator.clipboard.readText()")
     file = tmp_path / "pipeline.yaml"
     file.write_text(text)
     pipeline = load_pipeline(file, load_space())
     assert dict(pipeline.values) == yaml.safe_load(text)["hyperparameters"]
-    page.click(".card:first-child >> text=Copy as command")
-    page.wait_for_selector("#said:has-text('command')", state="attached")  # the page's policy forbids to evaluate text
+    page.click(".card:first-child .copies button:has-text('Command')")
+    page.wait_for_selector("#said:has-text('Command')", state="attached")  # the page's policy forbids to evaluate text
     command = page.evaluate("navigator.clipboard.readText()")
     assert text in command
     assert "ftmeta finetune musical-keys.jsonl --base-model test/tiny --pipeline pipeline.yaml" in command
+    page.click(".card:first-child .copies button:has-text('Ray job')")
+    page.wait_for_selector("#said:has-text('Ray job')", state="attached")
+    job = page.evaluate("navigator.clipboard.readText()")
+    config = Finetune.model_validate(yaml.safe_load(job.split("finetune.yaml <<'YAML'\n")[1].split("YAML\n")[0]))
+    assert (config.data, config.base_model, config.pipeline) == ("musical-keys.jsonl", "test/tiny", "pipeline.yaml")
+    assert "python -m jobs.finetune --config finetune.yaml" in job
+
+
+def test_score_against_cost_is_drawn_and_told(page: Any) -> None:
+    page.click("text=Try with an example")
+    ask(page)
+    assert page.get_attribute("#trade svg", "aria-label").startswith("Predicted score against time: from ")
+    assert page.locator("#trade circle.pick").count() == 5
+    steps = page.locator("#trade circle.on-front").count()
+    page.click("text=The line as a table")
+    assert page.locator("#trade tbody tr").count() == steps
+    page.click(".card:nth-child(2) >> text=Show its curve")
+    assert "pipeline 2 scores" in page.get_attribute("#trade svg", "aria-label")
+
+
+def test_files_for_another_trainer_are_shown_and_copied(page: Any) -> None:
+    page.select_option("#base-model", "phi3-micro")
+    page.click("text=Try with an example")
+    ask(page)
+    page.click(".card:first-child >> text=LLaMA-Factory")
+    page.wait_for_selector(".card:first-child .export h4", timeout=60_000)  # the first export imports torch
+    page.wait_for_selector("#said:has-text('config.yaml')", state="attached")
+    config = yaml.safe_load(page.evaluate("navigator.clipboard.readText()"))
+    assert config["stage"] == "sft"
+    panel = page.inner_text(".card:first-child .export")
+    assert "llamafactory-cli train config.yaml" in panel
+    assert "data/train.jsonl" in panel
+    page.click(".card:first-child .copies >> text=trl")
+    page.wait_for_selector("#said:has-text('train.py')", state="attached")
+    assert "SFTTrainer" in page.evaluate("navigator.clipboard.readText()")
+
+
+def test_an_export_that_cannot_be_made_is_explained(page: Any) -> None:
+    page.click("text=Try with an example")
+    ask(page)
+    page.click(".card:first-child >> text=axolotl")
+    page.wait_for_selector(".card:first-child .export .problem", timeout=60_000)
+    assert "cannot be exported" in page.inner_text(".card:first-child .export .problem")
 
 
 @pytest.mark.parametrize(
@@ -163,6 +207,6 @@ def test_the_documentation_lists_the_routes_and_examples(page: Any, url: str) ->
     page.goto(f"{url}/docs")
     page.wait_for_selector("#routes section")
     text = page.inner_text("main")
-    for route in ("/v1/recommendations", "/v1/selector", "/healthz", "/readyz", "/metrics"):
+    for route in ("/v1/recommendations", "/v1/suggestions", "/v1/exports", "/v1/selector", "/healthz", "/metrics"):
         assert route in text
     assert page.locator("#routes pre").count() >= 3
