@@ -75,7 +75,7 @@ def tune(
     else:
         if data is None:
             raise UserError("a dataset is missing: `ftmeta tune my-data.jsonl --budget 10m`, or --resume FOLDER")
-        kind, amount = _limit(budget, budget_device, budget_usd)
+        kind, amount = limit_of(budget, budget_device, budget_usd)
         definition = Definition(
             data=str(Path(data).absolute()) if Path(data).exists() else data,
             budget=amount,
@@ -98,7 +98,8 @@ def tune(
     return Reply(document, lambda console: show(console, document))
 
 
-def _limit(budget: str | None, budget_device: str | None, budget_usd: float | None) -> tuple[Kind, float]:
+def limit_of(budget: str | None, budget_device: str | None, budget_usd: float | None) -> tuple[Kind, float]:
+    """The one budget that was said. Raises UserError for none, and for more than one."""
     wall_s, device_s = parse_time(budget, "--budget"), parse_time(budget_device, "--budget-device")
     if sum(one is not None for one in (wall_s, device_s, budget_usd)) != 1:
         raise UserError("say one budget: --budget 10m (wall time), --budget-device 20m or --budget-usd 1.50")

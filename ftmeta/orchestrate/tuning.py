@@ -22,17 +22,17 @@ from typing import Any
 
 from ftmeta.costs import usd_of
 from ftmeta.errors import ConfigError, UserError
-from ftmeta.files import require_writable, write_json, write_text
+from ftmeta.files import fingerprint, require_writable, write_json, write_text
 from ftmeta.optimizers.state import Recorded
 from ftmeta.orchestrate.connection import connected, on_signals
 from ftmeta.orchestrate.slots import RaySlots, SlotSize
 from ftmeta.orchestrate.tune_view import View
-from ftmeta.tracking import Tracker, tracker
+from ftmeta.tracking import Sweep, Tracker, tracker
 from ftmeta.tuning import checkpoints
 from ftmeta.tuning.definition import DEFINITION, STRONG_DEFAULT, Definition, Prepared, optimizer_of, prepare, problem_of
-from ftmeta.tuning.document import document_of
+from ftmeta.tuning.document import document_of, result_of
 from ftmeta.tuning.ending import Finalist, concluded, finalists, is_worth_validating, seconds_to_validate, validated
-from ftmeta.tuning.journal import Journal
+from ftmeta.tuning.journal import Journal, Trial
 from ftmeta.tuning.loop import INTERRUPTED, Loop, Settings
 from ftmeta.tuning.report import page
 
@@ -101,6 +101,17 @@ def _place(definition: Definition, out: Path) -> Definition:
 
 
 def _tuned(prepared: Prepared, out: Path, slots: RaySlots, journal: Journal, tracked: Tracker) -> dict[str, Any]:
+    children = _tracked(tracked, prepared, out)
+    try:
+        document = _search(prepared, out, slots, journal, children)
+    except BaseException as error:
+        children.close("stopped" if isinstance(error, KeyboardInterrupt) else "error", {})
+        raise
+    children.close("stopped" if document["stopped"] == INTERRUPTED else "ok", _totals(document))
+    return document
+
+
+def _search(prepared: Prepared, out: Path, slots: RaySlots, journal: Journal, children: Sweep) -> dict[str, Any]:
     definition = prepared.definition
     problem, specs, warnings = problem_of(prepared, slots.size)
     runs, named = out / "runs", {spec.run_id: spec for spec in specs}
@@ -112,6 +123,10 @@ def _tuned(prepared: Prepared, out: Path, slots: RaySlots, journal: Journal, tra
     )
     for warning in warnings:
         log.warning("%s", warning)
+
+    def report(run_id: str, trial: Trial) -> None:
+        children.log(result_of(trial, named[run_id]), has_ended=trial.status != "stopped")
+
     make = optimizer_of(prepared, problem)
     with Recorded(make, out / "optimizer.jsonl") as optimizer, View(prepared, specs, problem) as view:
         loop = Loop(problem, specs, optimizer, prepared.limit, slots, journal, runs, settings, view.update)
@@ -128,11 +143,34 @@ def _tuned(prepared: Prepared, out: Path, slots: RaySlots, journal: Journal, tra
             scored = concluded(slots, compared, named, runs, out)
         inside = optimizer.inside
     document = document_of(prepared, problem, specs, journal, inside, slots.size, why, best, scored, warnings, out)
+    for run_id, trial in journal.trials.items():
+        if trial.status == "stopped":
+            children.log(result_of(trial, named[run_id]))
     write_json(out / RESULT, document)
     write_text(out / "report.html", page(document))
     if why != INTERRUPTED:
         _tidy(runs, best)
     return document
+
+
+def _tracked(tracked: Tracker, prepared: Prepared, out: Path) -> Sweep:
+    """The parent run, whose children are the runs. Its key is what the tuning is of, and where."""
+    definition = dataclasses.asdict(prepared.definition)
+    name = f"{prepared.task.name} {prepared.definition.method}"
+    return tracked.sweep(name, fingerprint({**definition, "out": str(out)}), definition, kind="tuning")
+
+
+def _totals(document: Mapping[str, Any]) -> dict[str, float | None]:
+    best, test, spent = document["incumbent"], document["test"], document["spent"]
+    return {
+        "runs.done": float(len(document["runs"])),
+        "incumbent.score": None if best is None else best["score"],
+        "incumbent.test_score": None if test is None else test["score"],
+        "cost.device_seconds": spent["device_s"],
+        "cost.usd": spent["usd"],
+        "wall_s": spent["wall_s"],
+        "slot_efficiency": document["slot_efficiency"],
+    }
 
 
 def _compared(

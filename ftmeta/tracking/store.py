@@ -48,6 +48,8 @@ RUN_TAGS = (  # columns of runs.parquet that are tags of the same name
 )
 GENERATION_METRICS = {f"gen_{name}": f"test_{name}" for name in ("exact_match", "f1", "rouge_l")}  # column -> metric
 MADE_BY = "made_by"  # tag of a parent run that no driver of a sweep has made
+SWEEP = "sweep"  # the kind of a parent run, and the tag that holds its fingerprint
+_UNDER_WAY = "under way"  # tag `status` of a run that is reported while it lasts
 _BATCH = 1000  # the most metrics that MLflow takes at once
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # whoever sends tries again itself
@@ -95,17 +97,23 @@ def open_store(uri: str, experiment: str, usd: Callable[[float, str], float | No
 # --- the parent run of a sweep ----------------------------------------------------------------------------------------
 
 
-def find_parent(store: Store, key: str) -> Any | None:
-    """The parent run of the sweep whose fingerprint is `key`."""
-    return next(search(store, f"tags.kind = 'sweep' and tags.sweep = {quoted(key)}"), None)
+def find_parent(store: Store, key: str, kind: str = SWEEP) -> Any | None:
+    """The parent run of the sweep (or the tuning: `kind`) whose fingerprint is `key`."""
+    return next(search(store, f"tags.kind = {quoted(kind)} and tags.{kind} = {quoted(key)}"), None)
 
 
 def begin_parent(
-    store: Store, name: str, key: str, params: Mapping[str, Any], definition: str | None, **tags: str
+    store: Store,
+    name: str,
+    key: str,
+    params: Mapping[str, Any],
+    definition: str | None,
+    kind: str = SWEEP,
+    **tags: str,
 ) -> Any:
-    tags = {"kind": "sweep", "sweep": key, **tags}
+    tags = {"kind": kind, kind: key, **tags}
     parent = store.client.create_run(store.experiment_id, tags=tags, run_name=name)
-    describe_parent(store, parent, params, definition)
+    describe_parent(store, parent, params, definition, kind)
     return parent
 
 
@@ -116,11 +124,13 @@ def take_parent(store: Store, parent: Any) -> None:
         store.client.delete_tag(parent.info.run_id, MADE_BY)
 
 
-def describe_parent(store: Store, parent: Any, params: Mapping[str, Any], definition: str | None) -> None:
+def describe_parent(
+    store: Store, parent: Any, params: Mapping[str, Any], definition: str | None, kind: str = SWEEP
+) -> None:
     """Again is fine, with the same parameters: MLflow takes no other value for one that is there."""
     store.client.log_batch(parent.info.run_id, params=_params(params))
     if definition is not None:
-        store.client.log_text(parent.info.run_id, definition, "sweep.yaml")
+        store.client.log_text(parent.info.run_id, definition, f"{kind}.yaml")
 
 
 def end_parent(store: Store, status: Status, metrics: Mapping[str, float]) -> None:
@@ -155,29 +165,37 @@ def find_run(store: Store, run_id: str) -> Any | None:
     return next(search(store, f"tags.run_id = {quoted(run_id)}"), None)
 
 
-def send(store: Store, result: RunResult, *, look: bool = False) -> None:
+def send(store: Store, result: RunResult, *, look: bool = False, has_ended: bool = True) -> None:
     """Writes a run, or completes it where it was begun; one that ended otherwise is replaced. `look`: someone may have
-    begun it since `sent` was made."""
+    begun it since `sent` was made. One that has not ended stays open, to be sent again with more points."""
+    from mlflow.entities import RunTag
+
     run = result.run
     if is_sent(store, result):
         return
     begun = find_run(store, run.run_id) if look or store.parent_id is None or run.run_id in store.sent else None
-    if begun is not None and begun.data.tags.get("status") != run.status:
+    if begun is not None and begun.data.tags.get("status") not in (run.status, _UNDER_WAY):
         store.client.delete_run(begun.info.run_id)
         begun = None
+    tags = _tags(result, store.parent_id) | ({} if has_ended else {"status": _UNDER_WAY})
+    was_under_way = begun is not None and begun.data.tags.get("status") == _UNDER_WAY
     if begun is None:
         begun = store.client.create_run(
             store.experiment_id,
             start_time=None if run.started_at is None else _milliseconds(run.started_at),
-            tags=_tags(result, store.parent_id),
+            tags=tags,
             run_name=f"{run.task} {run.pipeline.id}" + ("" if run.seed is None else f" seed {run.seed}"),
         )
     mlflow_id, started_ms = begun.info.run_id, begun.info.start_time
     params = _params({**run.pipeline.values, "base_model": run.base_model, "seed": run.seed})
     metrics = _metrics(result, started_ms, store.usd)
-    store.client.log_batch(mlflow_id, metrics=metrics[:_BATCH], params=params)
+    changed = [RunTag(name, value) for name, value in tags.items()] if was_under_way else []
+    store.client.log_batch(mlflow_id, metrics=metrics[:_BATCH], params=params, tags=changed)
     for first in range(_BATCH, len(metrics), _BATCH):
         store.client.log_batch(mlflow_id, metrics=metrics[first : first + _BATCH])
+    if not has_ended:
+        store.sent[run.run_id] = None
+        return
     ended_ms = started_ms + int((run.wall_s or 0.0) * 1000)
     store.client.set_terminated(mlflow_id, status=STATUS_IN_MLFLOW[run.status], end_time=ended_ms)
     store.sent[run.run_id] = run.status

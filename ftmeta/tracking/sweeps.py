@@ -27,8 +27,8 @@ log = logging.getLogger("ftmeta.tracking")
 class Sweep(Protocol):
     """Where finished runs are reported. Every method returns at once, except `close`, and none raises."""
 
-    def log(self, result: RunResult) -> None:
-        """Reports a run; again is fine."""
+    def log(self, result: RunResult, *, has_ended: bool = True) -> None:
+        """Reports a run; again is fine. One that has not ended is reported again, with more points."""
 
     def close(self, status: Status, metrics: Mapping[str, float | None]) -> int:
         """Ends the parent run with its totals; returns how many runs could not be sent."""
@@ -44,16 +44,22 @@ class Tracker:
     drain_s: float = 60.0  # how long `close` waits for a server that takes what it is sent
 
     def sweep(
-        self, name: str, key: str, params: Mapping[str, Any] | None = None, definition: str | None = None
+        self,
+        name: str,
+        key: str,
+        params: Mapping[str, Any] | None = None,
+        definition: str | None = None,
+        kind: str = store.SWEEP,
     ) -> Sweep:
-        """The parent run of `key` (a fingerprint), made or continued. `definition` is kept as its artifact."""
+        """The parent run of `key` (a fingerprint), made or continued. `definition` is kept as its artifact. `kind`:
+        what sort of work it is the parent of."""
         if self.uri is None:
             return _Off()
-        return _MlflowSweep(self, name, key, dict(params or {}), definition)
+        return _MlflowSweep(self, name, key, dict(params or {}), definition, kind)
 
     def single(self) -> Sweep:
         """For runs of no sweep: there is no parent run."""
-        return _Off() if self.uri is None else _MlflowSweep(self, "", None, {}, None)
+        return _Off() if self.uri is None else _MlflowSweep(self, "", None, {}, None, store.SWEEP)
 
 
 def tracker(
@@ -64,7 +70,7 @@ def tracker(
 
 
 class _Off:
-    def log(self, result: RunResult) -> None:
+    def log(self, result: RunResult, *, has_ended: bool = True) -> None:
         pass
 
     def close(self, status: Status, metrics: Mapping[str, float | None]) -> int:
@@ -73,12 +79,12 @@ class _Off:
 
 class _MlflowSweep:
     def __init__(
-        self, owner: Tracker, name: str, key: str | None, params: dict[str, Any], definition: str | None
+        self, owner: Tracker, name: str, key: str | None, params: dict[str, Any], definition: str | None, kind: str
     ) -> None:
-        self._owner = owner
+        self._owner, self._kind = owner, kind
         self._name, self._key, self._params, self._definition = name, key, params, definition
         self._store: Store | None = None
-        self._waiting: deque[RunResult] = deque()
+        self._waiting: deque[tuple[RunResult, bool]] = deque()  # with whether it has ended
         self._changed = threading.Condition()
         self._dropped = 0
         self._closing: tuple[Status, dict[str, float]] | None = None
@@ -87,14 +93,14 @@ class _MlflowSweep:
         self._thread = threading.Thread(target=self._send_all, name="ftmeta-mlflow", daemon=True)
         self._thread.start()
 
-    def log(self, result: RunResult) -> None:
+    def log(self, result: RunResult, *, has_ended: bool = True) -> None:
         if self._store is not None and store.is_sent(self._store, result):
             return
         with self._changed:
             if len(self._waiting) >= MAX_WAITING:
                 self._waiting.popleft()
                 self._dropped += 1
-            self._waiting.append(result)
+            self._waiting.append((result, has_ended))
             self._changed.notify()
 
     def close(self, status: Status, metrics: Mapping[str, float | None]) -> int:
@@ -121,14 +127,14 @@ class _MlflowSweep:
             with self._changed:
                 while self._store is not None and not self._waiting and self._closing is None:
                     self._changed.wait()
-                result = self._waiting[0] if self._waiting else None
+                first = self._waiting[0] if self._waiting else None
             try:
                 if self._store is None:
                     self._store = self._connect()
-                elif result is not None:
-                    store.send(self._store, result)
+                elif first is not None:
+                    store.send(self._store, first[0], has_ended=first[1])
                     with self._changed:
-                        if self._waiting and self._waiting[0] is result:
+                        if self._waiting and self._waiting[0] is first:
                             self._waiting.popleft()
                 elif self._closing is not None:
                     store.end_parent(self._store, *self._closing)
@@ -136,10 +142,11 @@ class _MlflowSweep:
                 self._progress_at = time.monotonic()
                 pause_s = 1.0
             except Exception as error:
-                if result is not None and self._store is not None:
-                    self._store.sent[result.run.run_id] = None
+                if first is not None and self._store is not None:
+                    run_id = first[0].run.run_id
+                    self._store.sent[run_id] = None
                     if store.refused_for_good(error):
-                        log.warning("MLflow does not take run %s: %s", result.run.run_id, first_line(error))
+                        log.warning("MLflow does not take run %s: %s", run_id, first_line(error))
                         with self._changed:
                             self._waiting.popleft()
                             self._dropped += 1
@@ -161,9 +168,10 @@ class _MlflowSweep:
     def _connect(self) -> Store:
         opened = store.open_store(self._owner.uri or "", self._owner.experiment, self._owner.usd)
         if self._key is not None:
-            parent = store.find_parent(opened, self._key)
+            parent = store.find_parent(opened, self._key, self._kind)
             if parent is None:
-                parent = store.begin_parent(opened, self._name, self._key, self._params, self._definition)
+                of_it = (self._name, self._key, self._params, self._definition, self._kind)
+                parent = store.begin_parent(opened, *of_it)
             else:
                 store.take_parent(opened, parent)
             opened.parent_id = parent.info.run_id

@@ -12,11 +12,12 @@ from typing import Any
 
 from ftmeta.optimizers import Optimizer, Problem
 from ftmeta.optimizers.guarded import Guarded
-from ftmeta.schema import RunSpec
+from ftmeta.schema import RunResult, RunRow, RunSpec
 from ftmeta.tuning.definition import STRONG_DEFAULT, Prepared
 from ftmeta.tuning.ending import Finalist
 from ftmeta.tuning.journal import Journal, Trial
 from ftmeta.tuning.loop import FELL_BACK
+from ftmeta.version import code_version
 
 Z_80 = 1.2816  # half of an 80 % interval, in standard deviations
 
@@ -147,3 +148,28 @@ def _run(run_id: str, trial: Trial, spec: RunSpec, labels: Mapping[str, str], ma
         "device_s": trial.device_s,
         "wall_s": trial.wall_s,
     }
+
+
+def result_of(trial: Trial, spec: RunSpec) -> RunResult:
+    """The run as far as it has come, as a row and a curve."""
+    row = RunRow(
+        run_id=spec.run_id,
+        task=spec.task,
+        base_model=spec.base_model,
+        seed=spec.seed,
+        status=trial.status,
+        error=trial.error,
+        max_fidelity=spec.budget.max_fidelity,
+        fidelity=trial.reached,
+        cost_s=trial.device_s,
+        wall_s=trial.wall_s,
+        peak_memory_gb=trial.peak_memory_gb,
+        device=trial.device or "unknown",
+        code_version=code_version(),
+        task_fingerprint=spec.task_fingerprint,
+        base_model_fingerprint=spec.base_model_fingerprint,
+        space=spec.pipeline.space,
+        started_at=trial.began_at,
+        pipeline=spec.pipeline,
+    )
+    return RunResult(row, tuple(point for _, point in sorted(trial.points.items())))

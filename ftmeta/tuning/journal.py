@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,6 +37,7 @@ class Trial:
     wall_s: float = 0.0
     peak_memory_gb: float = 0.0
     losses: int = 0  # workers that died at it
+    began_at: str = ""  # ISO 8601, UTC
 
     @property
     def curve(self) -> dict[int, float]:
@@ -78,7 +80,8 @@ class Journal:
         self._file.truncate(self._read())
 
     def begun(self, run_id: str, candidate: int, expected: tuple[float, float] | None) -> None:
-        self._write({"event": "begun", "run_id": run_id, "candidate": candidate, "expected": expected})
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._write({"event": "begun", "run_id": run_id, "candidate": candidate, "expected": expected, "at": at})
 
     def advanced(self, run_id: str, answer: Advanced) -> None:
         document = {**asdict(answer), "points": [asdict(point) for point in answer.points]}
@@ -134,7 +137,7 @@ class Journal:
         self.spent.device_s = max(self.spent.device_s, event["device_s_before"])
         if kind == "begun":
             expected = None if event["expected"] is None else (event["expected"][0], event["expected"][1])
-            self.trials.setdefault(event["run_id"], Trial(event["candidate"], expected=expected))
+            self.trials.setdefault(event["run_id"], Trial(event["candidate"], expected=expected, began_at=event["at"]))
         elif kind == "advanced":
             self._take_points(self.trials[event["run_id"]], event, at_s)
         elif kind == "lost":

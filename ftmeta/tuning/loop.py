@@ -81,6 +81,7 @@ class Loop:
     folder: Path
     settings: Settings = Settings()
     show: Callable[[Loop], None] = lambda loop: None
+    report: Callable[[str, Trial], None] = lambda run_id, trial: None  # called whenever a run has come further
     clock: Callable[[], float] = time.monotonic
 
     why: Why | None = field(default=None, init=False)
@@ -228,6 +229,7 @@ class Loop:
         self._spent_on[step] = self._spent_on.get(step, 0.0) + taken_s
         trial = self.journal.trials[spec.run_id]
         self._tidy(spec.run_id, trial)
+        self.report(spec.run_id, trial)
         if self._is_done(step, trial):
             self._tell(step, trial)
         else:

@@ -70,7 +70,9 @@ class Place:
             Journal(self.folder / "journal.jsonl") as journal,
             Recorded(make, self.folder / "optimizer.jsonl") as optimizer,
         ):
-            loop = Loop(problem, specs, optimizer, limit, made, journal, self.folder / "runs", settings, show, clock)
+            loop = Loop(
+                problem, specs, optimizer, limit, made, journal, self.folder / "runs", settings, show, clock=clock
+            )
             return Tuned(loop.run(), journal, made, loop)
 
 
