@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serving_client import Client, records
@@ -34,6 +36,35 @@ def test_a_switch_shows_in_every_answer(
     metrics = client.get("/metrics").text
     assert f'version="{other_selector.version}"' in metrics
     assert f'version="{selector.version}"' not in metrics
+
+
+def test_a_switch_under_load_loses_nothing(
+    selector: Selector, other_selector: Selector, base_models: list[BaseModelInfo]
+) -> None:
+    """While questions are answered all the time, each answer is wholly the one selector's or wholly the other's."""
+    app = create_app(selector, base_models=base_models)
+    client = Client(app)
+    asked = {"dataset": {"metafeatures": app.state.service.canary.metafeatures}, "top_k": 2}
+
+    def answer() -> dict[str, Any]:
+        response = client.post("/v1/recommendations", json=asked)
+        assert response.status_code == 200, response.text
+        found = response.json()
+        del found["request_id"]
+        return found
+
+    def stripped(one: Selector) -> dict[str, Any]:
+        app.state.service.switch(one)
+        return answer()
+
+    before, after = stripped(selector), stripped(other_selector)
+    app.state.service.switch(selector)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(answer) for _ in range(40)]
+        app.state.service.switch(other_selector)
+        seen = [one.result() for one in answers]
+    assert all(one in (before, after) for one in seen)
+    assert answer() == after
 
 
 def test_a_refused_switch_is_counted_and_the_old_selector_goes_on(
