@@ -7,6 +7,8 @@ import datetime
 import json
 import pickle
 import random
+import subprocess
+import sys
 from typing import Any
 
 import httpx
@@ -178,3 +180,11 @@ class TestPauses:
     def test_both_forms_of_the_header_are_read(self, header: str | None, seconds: float | None) -> None:
         noon = datetime.datetime(2026, 11, 26, 12, tzinfo=datetime.UTC)
         assert retry_after_s(header, noon) == seconds
+
+
+def test_importing_it_is_light() -> None:
+    """A training script that asks what to run next pays for nothing that it does not use."""
+    heavy = "{'numpy', 'torch', 'ray', 'pydantic', 'fastapi', 'httpx', 'scipy'}"
+    program = f"import sys, ftmeta.client; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
