@@ -26,6 +26,7 @@ from ftmeta.serving.front import front
 from ftmeta.serving.given import candidates_of, pipeline_of, seen_of, under_way_of
 from ftmeta.serving.models import ExportRequest, Question, RecommendationRequest, SuggestionRequest
 from ftmeta.serving.problems import FieldError
+from ftmeta.serving.remembered import Remembered
 from ftmeta.serving.zero_shot import ZeroShot
 from ftmeta.suggest import suggestion_document
 from ftmeta.tasks import load_records
@@ -76,6 +77,7 @@ class Answering:
         self.default_base_model = (of_selector or list(self._models))[0]
         self.hardware = list_hardware()
         self.default_hardware = _hardware_here()
+        self.remembered = Remembered()
         self._zero_shot = ZeroShot(selector)
         known = (FEATURES, ZERO_SHOT_FEATURES, *(source.metafeatures for source in selector.surrogates.sources))
         self._metafeatures = {name for names in known for name in names}

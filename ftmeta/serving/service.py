@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ftmeta.models import models_here
@@ -15,7 +15,8 @@ from ftmeta.schema import BaseModelInfo
 from ftmeta.selector import Selector
 from ftmeta.serving.answering import Answering, Canary
 from ftmeta.serving.metrics import Metrics
-from ftmeta.serving.models import ExportRequest, RecommendationRequest, SuggestionRequest
+from ftmeta.serving.models import ExportRequest, Question, RecommendationRequest, SuggestionRequest
+from ftmeta.serving.remembered import Answer
 
 log = logging.getLogger("ftmeta.serving")
 
@@ -45,18 +46,37 @@ class Service:
     def canary(self) -> Canary:
         return self.answering.canary
 
-    def recommend(self, request: RecommendationRequest) -> dict[str, Any]:
-        answer = self.answering.recommend(request)
-        self._metrics.count(answer["recommendations"][0]["score"], answer["warnings"])
-        return answer
+    def recommend(self, request: RecommendationRequest) -> bytes:
+        """JSON without the request's id, as of all three. Raises FieldError."""
 
-    def suggest(self, request: SuggestionRequest) -> dict[str, Any]:
-        answer = self.answering.suggest(request)
-        self._metrics.count(answer["score"], answer["warnings"])
-        return answer
+        def answer(answering: Answering) -> Answer:
+            found = answering.recommend(request)
+            return _answer(found, found["recommendations"][0]["score"])
 
-    def export(self, request: ExportRequest) -> dict[str, Any]:
-        return self.answering.export(request)
+        return self._counted(request, answer)
+
+    def suggest(self, request: SuggestionRequest) -> bytes:
+        def answer(answering: Answering) -> Answer:
+            found = answering.suggest(request)
+            return _answer(found, found["score"])
+
+        return self._counted(request, answer)
+
+    def export(self, request: ExportRequest) -> bytes:
+        return _answer(self.answering.export(request)).json
+
+    def _counted(self, request: Question, answer: Callable[[Answering], Answer]) -> bytes:
+        answering = self.answering  # of this request from beginning to end
+        question = None
+        if request.dataset.records is None:
+            question = f"{type(request).__name__} {request.model_dump_json()}"
+        found = None if question is None else answering.remembered.get(question)
+        if found is None:
+            found = answer(answering)
+            if question is not None:
+                answering.remembered.put(question, found)
+        self._metrics.count(found.score, found.warnings)
+        return found.json
 
     def describe(self) -> dict[str, Any]:
         """What GET /v1/selector answers; `switch_refused`: the last attempt to switch kept the old selector."""
@@ -77,3 +97,8 @@ class Service:
 
     def check(self) -> None:
         self.answering.check()
+
+
+def _answer(document: dict[str, Any], score: float | None = None) -> Answer:
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Answer(text.encode(), score, tuple(document.get("warnings", ())))

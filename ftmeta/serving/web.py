@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
 import pydantic_core
@@ -83,7 +83,7 @@ def create_app(
     threads = anyio.CapacityLimiter(_THREADS)
     admitted = 0
 
-    async def answered(request: Request, model: type[_Asked], answer: Callable[[_Asked], dict[str, Any]]) -> Response:
+    async def answered(request: Request, model: type[_Asked], answer: Callable[[_Asked], bytes]) -> Response:
         """Reads the body and has a thread answer it, unless too many are at it already."""
         nonlocal admitted
         if admitted >= _ADMITTED:
@@ -96,7 +96,7 @@ def create_app(
 
             def work() -> Response:
                 metrics.waited.observe(time.perf_counter() - read)
-                return JSONResponse({"request_id": _request_id(request), **answer(_parsed(body, model))})
+                return _with_request_id(answer(_parsed(body, model)), _request_id(request))
 
             return await anyio.to_thread.run_sync(work, limiter=threads)
         finally:
@@ -141,6 +141,11 @@ def create_app(
 
     describe_routes(app, service)
     return app
+
+
+def _with_request_id(document: bytes, request_id: str) -> Response:
+    """The id stands first; it has no character that JSON would escape (guard.py)."""
+    return Response(b'{"request_id":"' + request_id.encode() + b'",' + document[1:], media_type="application/json")
 
 
 def _parsed(body: bytes, model: type[_Asked]) -> _Asked:

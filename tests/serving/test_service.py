@@ -17,6 +17,7 @@ from ftmeta.errors import ConfigError, FtmetaError
 from ftmeta.schema import BaseModelInfo
 from ftmeta.selector import Selector
 from ftmeta.serving.metrics import Metrics
+from ftmeta.serving.remembered import MAX_ANSWERS, Answer, Remembered
 from ftmeta.serving.service import Service
 from ftmeta.serving.web import create_app
 
@@ -126,3 +127,31 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_question_without_rows_is_answered_from_memory_and_never_across_selectors(
+    selector: Selector, other_selector: Selector, base_models: list[BaseModelInfo]
+) -> None:
+    app = create_app(selector, base_models=base_models)
+    client, service = Client(app), app.state.service
+    asked = {"dataset": {"metafeatures": service.canary.metafeatures}}
+    first, second = (client.post("/v1/recommendations", json=asked).json() for _ in range(2))
+    assert first.pop("request_id") != second.pop("request_id")
+    assert first == second
+    assert 'ftmeta_predicted_score_count{replica="local"} 2.0' in client.get("/metrics").text
+    suggested = client.post("/v1/suggestions", json={**asked, "budget_s": 100.0}).json()
+    assert "fidelity" in suggested
+    service.switch(other_selector)
+    assert client.post("/v1/recommendations", json=asked).json()["selector"] == other_selector.describe()
+
+
+def test_what_is_remembered_is_bounded_and_the_oldest_goes() -> None:
+    remembered = Remembered()
+    answer = Answer(b"{}", None, ())
+    for number in range(MAX_ANSWERS + 5):
+        remembered.put(f"question {number}", answer)
+        assert remembered.get("question 1") == answer or number < 1  # asked for all the time
+    assert remembered.get("question 0") is None
+    assert remembered.get(f"question {MAX_ANSWERS + 4}") == answer
+    remembered.put("large", Answer(b"x" * 200_000, None, ()))
+    assert remembered.get("large") is None
