@@ -134,7 +134,7 @@ class Answering:
         """The answer without its request id. Raises FieldError."""
         pipeline = pipeline_of(request.pipeline, self.selector.space, "pipeline")
         info, _ = self._base_model(request.base_model)
-        return export_document(
+        document = export_document(
             pipeline,
             info,
             request.format,
@@ -142,6 +142,7 @@ class Answering:
             splits=request.splits.model_dump(),
             budget=self.selector.surrogates.budget,
         )
+        return {**document, "selector": self.selector.describe()}
 
     def describe(self) -> dict[str, Any]:
         surrogates, space = self.selector.surrogates, self.selector.space

@@ -291,6 +291,7 @@ class ExportAnswer(BaseModel):
     command: str = Field(description="The one that trains, in the folder with the files.")
     not_carried: list[NotCarriedAnswer] = Field(description="Settings that the other tool does not have.")
     notes: list[str] = Field(description="What is carried and still differs.")
+    selector: SelectorVersion
 
 
 class MetaDatasetAnswer(BaseModel):
