@@ -16,7 +16,8 @@ function fields(schema, all, prefix = "") {
     const needed = (resolved.required ?? []).includes(name) ? "required" : "";
     const row = make("tr", {}, make("th", { scope: "row" }, make("code", {}, prefix + name)), make("td", {}, kind(property, all)),
       make("td", {}, [needed, property.description ?? inner.description ?? ""].filter(Boolean).join("; ")));
-    return [row, ...(inner.properties ? fields(inner, all, `${prefix}${name}.`) : [])];
+    const items = inner.type === "array" && inner.items ? resolve(inner.items, all) : {};
+    return [row, ...(inner.properties ? fields(inner, all, `${prefix}${name}.`) : []), ...(items.properties ? fields(items, all, `${prefix}${name}[].`) : [])];
   });
 }
 
