@@ -57,8 +57,9 @@ finish() {
 # shellcheck disable=SC2329
 stop_driver() {
   trap '' TERM INT
+  [ -n "$driver" ] || exit 143
   echo "asked to end: the command has ${GRACE_S:-120} s to put its work aside" >&2
-  [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null || true
+  kill -TERM "$driver" 2>/dev/null || true
 }
 trap finish EXIT
 trap stop_driver TERM INT

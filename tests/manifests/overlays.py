@@ -16,8 +16,11 @@ K8S = ROOT / "k8s"
 _FOLDERS = sorted(str(file.parent.relative_to(K8S / "overlays")) for file in K8S.glob("overlays/**/kustomization.yaml"))
 OVERLAYS = [name for name in _FOLDERS if not name.endswith("/cluster")]  # those are parts of others
 PLATFORMS = [name for name in OVERLAYS if "/" not in name]
-# A job's folder is applied beside its platform, so names are looked up in both.
-TOGETHER = {name: (name.split("/")[0], name) if "/" in name else (name,) for name in OVERLAYS}
+# A job's folder is applied beside its platform, so names are looked up in both; tasks go with every platform.
+_BESIDE = {"tasks": "gpu"}
+TOGETHER = {
+    name: (_BESIDE.get(name.split("/")[0], name.split("/")[0]), name) if "/" in name else (name,) for name in OVERLAYS
+}
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ def test_mlflow_reads_its_file_of_users(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_fetching_a_model_is_a_command() -> None:
-    (pod,) = [one for one in pods(rendered("gpu/fetch-model")) if one.where == "Job fetch-model"]
+    (pod,) = [one for one in pods(rendered("tasks/fetch-model")) if one.where == "Job fetch-model"]
     program, *words = pod.spec["containers"][0]["command"]
     assert program == "ftmeta"
     command: Any = get_command(ftmeta_app)

@@ -177,7 +177,7 @@ def end(objects: list[Object], where: str) -> End:
 
 def ends() -> tuple[list[Object], dict[str, End]]:
     objects = rendered("gpu")
-    jobs = rendered("gpu/collect") + rendered("gpu/fetch-model")
+    jobs = rendered("gpu/collect") + rendered("tasks/fetch-model")
     found = {pod.where: end(objects + jobs, pod.where) for pod in pods(objects + jobs)}
     operator = {"app.kubernetes.io/name": "kuberay-operator"}
     return objects, {

@@ -90,7 +90,7 @@ def wait_for(path: Path) -> None:
 
 def test_slurm_starts_a_head_and_workers_and_runs_the_command(tmp_path: Path) -> None:
     slurm = Slurm(tmp_path, nodes=3, head=DRAINS)
-    say = 'echo "$RAY_ADDRESS $RAY_AUTH_MODE $(stat -c %a "$RAY_AUTH_TOKEN_PATH") $(wc -c <"$RAY_AUTH_TOKEN_PATH")"; exit 7'
+    say = 'echo "$RAY_ADDRESS $RAY_AUTH_MODE $(stat -c "%a %s" "$RAY_AUTH_TOKEN_PATH")"; exit 7'
     said, complaint = (job := slurm.start("bash", "-c", say)).communicate(timeout=120)
     assert job.returncode == 7, complaint
     assert said == "127.0.0.1:24711 token 600 64\n"

@@ -45,7 +45,7 @@ else:
 """
 
 
-def run(kept: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(kept: Path, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     binaries = kept / "bin"
     if not binaries.exists():
         binaries.mkdir(parents=True)
@@ -53,7 +53,7 @@ def run(kept: Path, *words: str) -> subprocess.CompletedProcess[str]:
         (binaries / "kubectl").chmod(0o755)
     environment = {"PATH": f"{binaries}:{os.environ['PATH']}", "KEPT": str(kept)}
     command = ["bash", str(K8S / "secrets.sh"), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment, input=given, capture_output=True, text=True, timeout=60)
 
 
 def secrets(kept: Path) -> dict[str, dict[str, str]]:
@@ -107,6 +107,19 @@ def test_clients_tokens_are_known_by_their_hashes(tmp_path: Path) -> None:
     assert done.stdout.strip() not in json.dumps(kept)
 
 
+def test_a_client_can_be_taken_away(tmp_path: Path) -> None:
+    run(tmp_path)
+    before = secrets(tmp_path)["api-tokens"]
+    token = run(tmp_path, "api-token").stdout
+    done = run(tmp_path, "revoke", given=token)
+    assert done.returncode == 0, done.stderr
+    assert secrets(tmp_path)["api-tokens"] == before
+    again = run(tmp_path, "revoke", given=token)
+    assert again.returncode == 2
+    assert "no client has that token; nothing was changed" in again.stderr
+    assert secrets(tmp_path)["api-tokens"] == before
+
+
 def test_the_token_of_ray_is_printed_on_request_only(tmp_path: Path) -> None:
     run(tmp_path)
     assert run(tmp_path, "ray-token").stdout == secrets(tmp_path)["ray-auth"]["auth_token"] + "\n"
@@ -116,5 +129,5 @@ def test_the_token_of_ray_is_printed_on_request_only(tmp_path: Path) -> None:
 def test_an_unknown_word_changes_nothing(tmp_path: Path, word: str) -> None:
     done = run(tmp_path, word)
     assert done.returncode == 2
-    assert f"unknown word '{word}'; give none, api-token or ray-token" in done.stderr
+    assert f"unknown word '{word}'; give none, api-token, revoke or ray-token" in done.stderr
     assert secrets(tmp_path) == {}
