@@ -36,7 +36,7 @@ test: $(STAMP) lint  ## all checks and tests, a real Ray cluster, Serve and MLfl
 test-fast: $(STAMP)  ## the tests that start no cluster and no browser
 	@$(BIN)/python -m pytest -m "not cluster and not browser and not long"
 
-test-faults: $(STAMP)  ## the two-node cluster and every fault, with those that `make test` leaves out (12 minutes)
+test-faults: $(STAMP)  ## the two-node cluster and every fault, with those that `make test` leaves out (15 minutes)
 	@$(BIN)/python -m pytest -m "long or not long" tests/cluster/test_two_nodes.py tests/cluster/test_faults.py
 
 lint: $(STAMP)  ## ruff, mypy, import-linter

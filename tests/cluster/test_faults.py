@@ -255,6 +255,7 @@ def test_a_node_is_killed_and_comes_back(cluster: TwoNodes, make_run: Any, curve
     assert document["starts"][-1]["step"] >= reached
 
 
+@pytest.mark.long
 def test_a_node_is_about_to_go(cluster: TwoNodes, make_run: Any, curves: Any) -> None:
     """SIGTERM to its `ray start --block`: the node is drained, and Ray Train tells the workers. Many checkpoints, so
     that the run is not over before they have heard of it. Where Ray still counts on the node, they may start there once
@@ -272,6 +273,7 @@ def test_a_node_is_about_to_go(cluster: TwoNodes, make_run: Any, curves: Any) ->
     wait_for(lambda: cluster.second.main is None or cluster.second.main.poll() is not None)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(why_not_isolated() is not None, reason=f"no network namespaces: {why_not_isolated()}")
 def test_the_network_is_cut_for_20_s(cluster: TwoNodes, make_run: Any, curves: Any) -> None:
     """As a rule neither Ray nor gloo gives up in that time; if one does, the workers start again from a checkpoint."""
@@ -285,6 +287,7 @@ def test_the_network_is_cut_for_20_s(cluster: TwoNodes, make_run: Any, curves: A
     assert all(start["step"] >= reached and start["workers"] == 2 for start in again)
 
 
+@pytest.mark.long
 def test_the_job_is_stopped_killed_and_finds_torn_checkpoints(cluster: TwoNodes, make_run: Any, curves: Any) -> None:
     """SIGTERM to the driver; the same command again, its driver killed by SIGKILL; again, with the newest two
     checkpoints torn, and it goes on from the one before."""
