@@ -77,7 +77,11 @@ class Journal:
         except OSError:
             self._file.close()
             raise UserError(f"another process works on {path.parent}; wait for it, or end it, and try again") from None
-        self._file.truncate(self._read())
+        try:
+            self._file.truncate(self._read())
+        except BaseException:
+            self._file.close()
+            raise
 
     def begun(self, run_id: str, candidate: int, expected: tuple[float, float] | None) -> None:
         at = datetime.now(UTC).isoformat(timespec="seconds")

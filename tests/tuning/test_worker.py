@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,10 @@ def long_task() -> Task:
 
 
 @pytest.fixture
-def worker(long_task: Task, base: LoadedModel) -> TuneWorker:
-    return TuneWorker(long_task, base)
+def worker(long_task: Task, base: LoadedModel) -> Iterator[TuneWorker]:
+    made = TuneWorker(long_task, base)
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -116,19 +119,15 @@ def test_a_disk_that_cannot_be_written_does_not_end_the_run(
     assert scores(points) == scores(alone[0])
 
 
-def test_a_run_that_diverges_ends_with_its_status(
+def test_a_run_that_diverges_ends_and_the_slot_goes_on(
     worker: TuneWorker, specs: list[RunSpec], pipeline: Callable[..., Pipeline], tmp_path: Path
 ) -> None:
-    spec = RunSpec(
-        *(specs[0].task, specs[0].task_fingerprint, specs[0].base_model, specs[0].base_model_fingerprint),
-        pipeline(lr_multiplier=10.0, lora_rank=32, alpha_per_rank=4.0, clip_norm=None),
-        0,
-        Budget(epochs=200, max_fidelity=2, eval_examples=10),
-    )
-    answer = advanced(worker, Advance(spec, 0, tmp_path))
-    assert answer.status in ("diverged", "stopped")
-    following = advanced(worker, Advance(specs[0], 0, tmp_path / "next"))
-    assert following.status == "stopped"
+    wild = replace(specs[0], pipeline=pipeline(lr_multiplier=1e6, max_grad_norm=1e6))
+    answer = advanced(worker, Advance(wild, 0, tmp_path))
+    assert answer.status == "diverged"
+    assert answer.error
+    assert there(tmp_path) == set()
+    assert advanced(worker, Advance(specs[0], 0, tmp_path / "next")).status == "stopped"
 
 
 def test_the_whole_validation_split_is_scored_at_a_checkpoint(
@@ -139,6 +138,7 @@ def test_the_whole_validation_split_is_scored_at_a_checkpoint(
     answer = worker.do(Validate(specs[0], 1, tmp_path / "0"))
     assert isinstance(answer, Validated)
     assert answer.examples == 40
+    worker.close()
     whole = Budget(epochs=2, max_fidelity=4, eval_examples=40)
     with finetune(specs[0].pipeline, long_task, base, 0, budget=whole, until=1) as run:
         *_, last = run
@@ -152,6 +152,7 @@ def test_what_is_handed_over_is_the_adapter_at_that_fidelity(
         advanced(worker, Advance(specs[0], start, tmp_path / "run"))
     answer = worker.do(Conclude(specs[0], 2, tmp_path / "run", tmp_path / "incumbent"))
     assert isinstance(answer, Concluded)
+    worker.close()
     with finetune(specs[0].pipeline, long_task, base, 0, budget=specs[0].budget, until=2) as run:
         *_, last = run
         zero = run.zero_shot
