@@ -111,8 +111,8 @@ def _stage(stage: Stage, all_stages: dict[str, Stage], root: Path, ignored: str)
             for name in re.findall(r"(\w+)(?==|$)", one.text):
                 if _SECRET.search(name):
                     yield f"{stage.name}: {one.name} {name}: a secret would stay in the image"
-        if one.name == "COPY" and (source := re.search(r"--from=(\S+)", one.text)) and source[1] not in all_stages:
-            yield f"{stage.name}: COPY from {source[1]}, which is no stage"
+        if one.name == "COPY" and (other := re.search(r"--from=(\S+)", one.text)) and other[1] not in all_stages:
+            yield f"{stage.name}: COPY from {other[1]}, which is no stage"
         if one.name == "CMD":
             try:
                 json.loads(one.text)

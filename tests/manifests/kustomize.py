@@ -96,8 +96,11 @@ def _operate(root: Object, operation: dict[str, Any]) -> None:
         node = node[int(part)] if isinstance(node, list) else node[part]
     op = operation["op"]
     if isinstance(node, list):
-        assert (op, last) == ("add", "-"), operation
-        node.append(operation["value"])
+        if op == "remove":
+            del node[int(last)]
+        else:
+            assert (op, last) == ("add", "-"), operation
+            node.append(operation["value"])
         return
     if op != "add" and last not in node:
         raise KeyError(f"nothing at {operation['path']} of {root['kind']} {root['metadata']['name']}")

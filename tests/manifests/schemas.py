@@ -1,12 +1,12 @@
 """Strict JSON schemas of what the manifests hold: core kinds, Ray's kinds, and those of two operators.
 
-Core kinds come from the package kubernetes-validate. Ray's kinds come from schemas/kuberay-1.7.json, which has names,
+Core kinds come from the package kubernetes-validate. Ray's kinds come from data/kuberay-1.7.json, which has names,
 types, enums, bounds and required fields, reduced from KubeRay's custom resource definitions:
 
     FTMETA_KUBERAY_CRDS=FOLDER python -m tests.manifests.schemas
 
 with FOLDER holding ray.io_rayclusters.yaml(.gz) and its two siblings of the release. A pod template in them is
-validated as a core kind. schemas/operators.json is written by hand and has the fields that k8s/ uses.
+validated as a core kind. data/operators.json is written by hand and has the fields that k8s/ uses.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from referencing import Registry, Resource
 
 from tests.manifests.kustomize import Object
 
-FOLDER = Path(__file__).parent / "schemas"
+FOLDER = Path(__file__).parent / "data"
 VARIABLE = "FTMETA_KUBERAY_CRDS"
 KUBERAY = "KubeRay v1.7.0, ray-operator/config/crd/bases, version v1 of ray.io"
 KUBERNETES = ("1.32", "1.37")  # the oldest that the manifests are for, and the newest known

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.manifests.dockerfile import chain, complaints, copied, pip_commands, stages
-from tests.manifests.overlays import ROOT
+from tests.manifests.overlays import ROOT, of_kind, pods, rendered
 
 TEXT = (ROOT / "cluster" / "Dockerfile").read_text(encoding="utf-8")
 IGNORED = (ROOT / "cluster" / "Dockerfile.dockerignore").read_text(encoding="utf-8")
@@ -92,34 +98,96 @@ def test_versions_are_pinned_beside_the_constraints() -> None:
             assert "==" in requirement or requirement.split("[")[0] in pins
 
 
-@pytest.mark.long
-@pytest.mark.timeout(3000)
-@pytest.mark.parametrize(
-    ("target", "check"),
-    [
-        ("mlflow-packages", "import flask_wtf, mlflow, psycopg2, mlflow.server.auth"),
-        ("launcher-packages", "import boto3, googleapiclient, ftmeta.cli, jobs.collect, jobs.finetune, ray, torch"),
-    ],
-)
-def test_the_packages_install_into_a_fresh_environment(target: str, check: str, tmp_path: Path) -> None:
-    """The very commands of the file, in its order; what is not run is the base image and apt."""
-    environment = {**os.environ, "PATH": f"{tmp_path}/venv/bin:{os.environ['PATH']}", "RAY_AUTH_MODE": "token"}
+def installed(target: str, folder: Path) -> dict[str, str]:
+    """Runs the very pip commands of the file for `target`, in its order, in a fresh environment in `folder`; returns
+    the variables with which that is used. What is not run is the base image and apt."""
+    environment = {**os.environ, "PATH": f"{folder}/venv/bin:{os.environ['PATH']}", "RAY_AUTH_MODE": "token"}
     environment.pop("PYTHONPATH", None)
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True, timeout=300)
-    source = tmp_path / "src"
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True, timeout=300)
+    source = folder / "src"
     source.mkdir()
     for stage in chain(stages(TEXT), target):
-        for names, folder in copied(stage):
+        for names, to in copied(stage):
             for name in names:
-                place = source / folder / ("" if folder != "./" else Path(name).name)
+                place = source / (Path(name).name if to == "./" else to)
                 if (ROOT / name).is_dir():
                     shutil.copytree(ROOT / name, place, ignore=shutil.ignore_patterns("__pycache__"))
                 else:
                     shutil.copy(ROOT / name, place)
     for command in pip_commands(stages(TEXT), target):
         subprocess.run(["bash", "-ec", command], cwd=source, env=environment, check=True, timeout=2400)
-    elsewhere = {**environment, "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        ["python", "-c", check], cwd=tmp_path, env=elsewhere, capture_output=True, text=True, timeout=600
+    return environment
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+def test_the_packages_install_into_a_fresh_environment(tmp_path: Path) -> None:
+    environment = installed("launcher-packages", tmp_path)
+    check = (
+        "import boto3, googleapiclient, ftmeta.cli, jobs.collect, jobs.finetune, ray, torch, deepspeed, smac, openai"
     )
-    assert done.returncode == 0, done.stderr
+    for command in (["python", "-W", "ignore", "-c", check], ["ftmeta", "recommend", "world-facts", "--json"]):
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=600)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_the_mlflow_server_starts_and_asks_for_its_password(tmp_path: Path) -> None:
+    """As the manifest starts it, but for the database, whose tables of users and of runs are in one here too."""
+    environment = installed("mlflow-packages", tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    objects = rendered("gpu")
+    (settings,) = [one for one in of_kind(objects, "ConfigMap") if one["metadata"]["name"] == "mlflow"]
+    users = re.sub(r"(?m)^database_uri = .*$", f"database_uri = {database}", settings["data"]["auth.ini"])
+    (tmp_path / "auth.ini").write_text(users)
+    (pod,) = [one for one in pods(objects) if one.where == "Deployment mlflow"]
+    replaced = {"--host": "127.0.0.1", "--port": str(port), "--backend-store-uri": database}
+    replaced |= {"--artifacts-destination": str(tmp_path / "artifacts")}
+    given = [argument.split("=", 1) for argument in pod.spec["containers"][0]["args"]]
+    given += [["--uvicorn-opts", "--log-level warning"]]
+    arguments = [f"{name}={replaced.get(name, value)}" for name, value in given]
+    environment |= {
+        "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"),
+        "MLFLOW_AUTH_ADMIN_USERNAME": "ftmeta",
+        "MLFLOW_AUTH_ADMIN_PASSWORD": "a-password-of-the-test",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-key-of-the-test",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "HOME": str(tmp_path),
+    }
+    server = subprocess.Popen(["mlflow", "server", *arguments], cwd=tmp_path, env=environment, start_new_session=True)
+    try:
+        wait_until_healthy(server, port)
+        search = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search?max_results=1"
+        password = base64.b64encode(b"ftmeta:a-password-of-the-test").decode()
+        assert status(search, {}) == 401
+        assert status(search, {"Authorization": f"Basic {password}"}) == 200
+        assert status(search, {"Authorization": f"Basic {password}", "Host": "mlflow:5000"}) == 200
+        assert status(search, {"Authorization": f"Basic {password}", "Host": "evil.example"}) == 403
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)  # its workers are in its group, and nothing else is
+        server.wait(timeout=60)
+
+
+def status(url: str, headers: dict[str, str]) -> int:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def wait_until_healthy(server: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + 180
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            # As the kubelet asks: by the pod's address, whatever hosts are allowed.
+            if status(f"http://127.0.0.1:{port}/health", {"Host": f"10.1.2.3:{port}"}) == 200:
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError("the server did not answer")

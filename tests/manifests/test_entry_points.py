@@ -7,7 +7,6 @@ import argparse
 import importlib
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,14 +114,14 @@ def test_sizes_of_pods_fit_what_the_jobs_ask_for() -> None:
     for overlay in ("gpu/finetune", "gpu-kueue/finetune"):
         (job,) = rendered(overlay)
         config = load("jobs.finetune", in_repository(Path(shlex.split(job["spec"]["entrypoint"])[4])))
-        group = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][1]
+        group = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][-1]
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         places = min(int(limits["nvidia.com/gpu"]), int(limits["cpu"]) // int(config.cpus_per_worker))
         assert group["replicas"] * places >= config.workers
     (job,) = rendered("gpu/collect")
     sweep = load("jobs.collect", in_repository(Path(shlex.split(job["spec"]["entrypoint"])[4])))
     assert isinstance(sweep, Sweep)
-    group = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][1]
+    group = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][-1]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert group["maxReplicas"] * int(limits["nvidia.com/gpu"]) == sweep.slots
 
@@ -205,7 +204,7 @@ def test_each_ray_pod_leaves_by_the_script_of_the_image() -> None:
     for overlay in OVERLAYS:
         for pod in pods(rendered(overlay)):
             if pod.ray:
-                hook: Callable[..., Any] = pod.spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+                hook: list[str] = pod.spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
                 assert hook == [DRAIN]
 
 

@@ -238,7 +238,7 @@ def test_every_rule_is_broken_by_something() -> None:
 
 def test_a_job_larger_than_the_queue_is_found() -> None:
     objects = rendered("gpu-kueue/queues") + rendered("gpu-kueue/collect")
-    of(objects, "RayJob")["spec"]["rayClusterSpec"]["workerGroupSpecs"][1]["replicas"] = 5
+    of(objects, "RayJob")["spec"]["rayClusterSpec"]["workerGroupSpecs"][-1]["replicas"] = 5
     said = list(kueue_has_room(objects))
     assert "RayJob collect: asks for nvidia.com/gpu 20; the queue has 16" in said
 

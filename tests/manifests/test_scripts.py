@@ -173,7 +173,7 @@ time.sleep(60)
 
 def test_drain_ends_ray_and_nothing_else(tmp_path: Path) -> None:
     proc = tmp_path / "proc"
-    children = []
+    children: list[subprocess.Popen[bytes]] = []
     try:
         for words in (
             ("/opt/ftmeta/bin/python", "/opt/ftmeta/bin/ray", "start", "--head", "--block"),
