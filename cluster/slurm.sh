@@ -18,7 +18,7 @@
 set -euo pipefail
 
 if [ $# -eq 0 ]; then
-  echo "no command: give the one to run, as in: sbatch cluster/slurm.sh python -m jobs.collect --config FILE --out DIR" >&2
+  echo "no command: give the one to run after the script; the top of $0 has an example" >&2
   exit 2
 fi
 : "${SLURM_JOB_ID:?this is for sbatch; on one machine use make up}"
@@ -37,8 +37,9 @@ export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=30
 temp="/tmp/ftmeta-$SLURM_JOB_ID" # short, because Ray puts sockets there, and on each node's own disk
 
 # The first node is the head; this script runs there. Ports of our own, in case another Ray is on the machine.
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(getent ahostsv4 "$head" | awk 'NR == 1 { print $1 }')
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes[0]}
+read -r address _ < <(getent ahostsv4 "$head")
 port=$((20000 + SLURM_JOB_ID % 10000))
 export RAY_ADDRESS="$address:$port"
 cpus=${SLURM_CPUS_PER_TASK:-$(nproc)}

@@ -70,7 +70,8 @@ def runs(model: str) -> list[str]:
         if chosen is None:
             lines.append(f"| {machines} | no | | | | |")
             continue
-        how = f"{chosen['micro_batch']} rows at a time, ZeRO {chosen['zero_stage']}"
+        rows = chosen["micro_batch"]
+        how = f"{rows} row{'s' * (rows > 1)} at a time, ZeRO {chosen['zero_stage']}"
         how += ", checkpointing" if chosen["activation_checkpointing"] else ""
         seconds = time["per_1000_examples_s"] * EXAMPLES / 1000 * EPOCHS
         lines.append(

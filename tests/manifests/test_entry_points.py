@@ -4,7 +4,9 @@ MLflow server's options."""
 from __future__ import annotations
 
 import argparse
+import configparser
 import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -98,13 +100,11 @@ def commands_in(*folders: str) -> list[tuple[str, str, str]]:
     ]
 
 
-OPTION_VALUES = {"FILE": "jobs/configs/collect-smoke.yaml", "DIR": "/shared/x"}
-
-
 @pytest.mark.parametrize(("file", "module", "words"), commands_in("cluster", "k8s"))
 def test_jobs_that_pages_and_scripts_name(file: str, module: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = [OPTION_VALUES.get(word, word) for word in shlex.split(words, comments=True)]
-    config = Path(parsed(module, given, monkeypatch).config or ROOT / "jobs/configs/serve.yaml")
+    config = Path(
+        parsed(module, shlex.split(words, comments=True), monkeypatch).config or ROOT / "jobs/configs/serve.yaml"
+    )
     if not config.is_absolute():
         assert (ROOT / config).is_file(), file
 
@@ -134,6 +134,7 @@ def test_smoke_jobs_fit_their_cluster(overlay: str) -> None:
     assert cpus >= 2
 
 
+@pytest.mark.filterwarnings("ignore")  # of packages that are imported here
 def test_the_serve_configuration_is_one_and_its_application_exists() -> None:
     from ray.serve.schema import ServeDeploySchema
 
@@ -163,6 +164,7 @@ def test_the_serve_configuration_is_one_and_its_application_exists() -> None:
         assert replicas["min_replicas"] <= group["minReplicas"] * deployment.max_replicas_per_node
 
 
+@pytest.mark.filterwarnings("ignore")  # of packages that are imported here
 def test_mlflow_knows_the_options_of_its_server() -> None:
     from mlflow.cli import server
 
@@ -175,17 +177,16 @@ def test_mlflow_knows_the_options_of_its_server() -> None:
         server.make_context("server", ["--allowed-hostnames=x"])
 
 
-def test_mlflow_reads_its_file_of_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflow.server.auth.config import read_auth_config
-
+def test_mlflow_knows_the_words_of_its_file_of_users() -> None:
+    """Whether the server takes it, test_dockerfile.py sees with the packages of the image."""
     (settings,) = [one for one in of_kind(rendered("gpu"), "ConfigMap") if one["metadata"]["name"] == "mlflow"]
-    (tmp_path / "auth.ini").write_text(settings["data"]["auth.ini"])
-    monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(tmp_path / "auth.ini"))
-    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_USERNAME", "ftmeta")
-    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "secret")
-    config = read_auth_config()
-    assert (config.admin_username, config.admin_password) == ("ftmeta", "secret")
-    assert config.default_permission == "NO_PERMISSIONS"
+    mine, theirs = configparser.ConfigParser(), configparser.ConfigParser()
+    mine.read_string(settings["data"]["auth.ini"])
+    package = importlib.util.find_spec("mlflow")
+    assert package is not None
+    assert theirs.read(Path(str(package.origin)).parent / "server" / "auth" / "basic_auth.ini")
+    assert set(mine["mlflow"]) <= set(theirs["mlflow"])
+    assert mine["mlflow"]["default_permission"] == "NO_PERMISSIONS"
 
 
 def test_fetching_a_model_is_a_command() -> None:
