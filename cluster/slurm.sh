@@ -33,15 +33,17 @@ export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH="$state/slurm-$SLURM_JOB_ID.token"
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH"
 export RAY_USAGE_STATS_ENABLED=0 TOKENIZERS_PARALLELISM=false
-export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=30
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=${RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S:-30}
 temp="/tmp/ftmeta-$SLURM_JOB_ID" # short, because Ray puts sockets there, and on each node's own disk
 
-# The first node is the head; this script runs there. Ports of our own, in case another Ray is on the machine.
+# The first node is the head; this script runs there. Ports of this job's own, in case another Ray is on the machine, and
+# above 19999, below which Ray's workers take theirs.
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
 read -r address _ < <(getent ahostsv4 "$head")
-port=$((20000 + SLURM_JOB_ID % 10000))
+port=$((20000 + SLURM_JOB_ID % 1000 * 10))
 export RAY_ADDRESS="$address:$port"
+agent=(--dashboard-agent-listen-port=$((port + 3)) --disable-usage-stats)
 cpus=${SLURM_CPUS_PER_TASK:-$(nproc)}
 
 steps=()
@@ -67,7 +69,8 @@ trap stop_driver TERM INT
 
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \
   ray start --head --block --node-ip-address="$address" --port="$port" --num-cpus="$cpus" \
-  --dashboard-host=127.0.0.1 --temp-dir="$temp" --disable-usage-stats &
+  --dashboard-host=127.0.0.1 --dashboard-port=$((port + 1)) --ray-client-server-port=$((port + 2)) \
+  --temp-dir="$temp" "${agent[@]}" &
 steps+=($!)
 for _ in $(seq 60); do
   ray health-check --address "$RAY_ADDRESS" >/dev/null 2>&1 && ready=yes && break
@@ -81,10 +84,11 @@ fi
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
   others=$((SLURM_JOB_NUM_NODES - 1))
   srun --overlap --nodes="$others" --ntasks="$others" --ntasks-per-node=1 --exclude="$head" \
-    ray start --block --address="$RAY_ADDRESS" --num-cpus="$cpus" --disable-usage-stats &
+    ray start --block --address="$RAY_ADDRESS" --num-cpus="$cpus" "${agent[@]}" &
   steps+=($!)
 fi
 
+echo "dashboard: 127.0.0.1:$((port + 1)) on $head" >&2
 # A sweep counts its slots when it begins, so all nodes are waited for.
 python - "$SLURM_JOB_NUM_NODES" <<'PYTHON'
 import sys, time, ray

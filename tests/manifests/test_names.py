@@ -154,6 +154,12 @@ def test_images_are_those_of_the_dockerfile(overlay: str) -> None:
             assert re.fullmatch(r"(redis|postgres):\d+\.\d+(\.\d+)?-bookworm", image)
 
 
+def test_the_tools_of_the_database_are_of_its_version() -> None:
+    everything = [pod for name in OVERLAYS for pod in pods(rendered(name))]
+    images = {one["image"] for pod in everything for one in pod.spec["containers"] if "postgres:" in one["image"]}
+    assert len(images) == 1
+
+
 def test_gpu_workers_have_the_image_with_cuda_and_no_one_else() -> None:
     for overlay in OVERLAYS:
         for pod in pods(rendered(overlay)):

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.manifests.overlays import ROOT
@@ -93,13 +94,15 @@ def test_slurm_starts_a_head_and_workers_and_runs_the_command(tmp_path: Path) ->
     say = 'echo "$RAY_ADDRESS $RAY_AUTH_MODE $(stat -c "%a %s" "$RAY_AUTH_TOKEN_PATH")"; exit 7'
     said, complaint = (job := slurm.start("bash", "-c", say)).communicate(timeout=120)
     assert job.returncode == 7, complaint
-    assert said == "127.0.0.1:24711 token 600 64\n"
+    assert said == "127.0.0.1:27110 token 600 64\n"
     head, workers = sorted(slurm.lines("srun"), key=len, reverse=True)
     assert head.startswith("srun --overlap --nodes=1 --ntasks=1 --nodelist=localhost ray start --head --block")
-    assert "--port=24711 --num-cpus=8 --dashboard-host=127.0.0.1 --temp-dir=/tmp/ftmeta-4711" in head
+    assert "--port=27110 --num-cpus=8 --dashboard-host=127.0.0.1 --dashboard-port=27111" in head
+    assert head.endswith("--temp-dir=/tmp/ftmeta-4711 --dashboard-agent-listen-port=27113 --disable-usage-stats")
     assert workers == (
         "srun --overlap --nodes=2 --ntasks=2 --ntasks-per-node=1 --exclude=localhost "
-        "ray start --block --address=127.0.0.1:24711 --num-cpus=8 --disable-usage-stats"
+        "ray start --block --address=127.0.0.1:27110 --num-cpus=8 "
+        "--dashboard-agent-listen-port=27113 --disable-usage-stats"
     )
     assert slurm.lines("python") == ["python - 3"]  # waits for three nodes
     assert len(slurm.lines("step ended")) == 2
@@ -141,7 +144,7 @@ def test_slurm_says_when_the_head_does_not_start(tmp_path: Path) -> None:
     job = slurm.start("touch", "ran")
     _, complaint = job.communicate(timeout=120)
     assert job.returncode == 1
-    assert "the head node did not start on localhost (127.0.0.1:24711)" in complaint
+    assert "the head node did not start on localhost (127.0.0.1:27110)" in complaint
     assert not (tmp_path / "ran").exists()
     assert not list((tmp_path / "state").glob("*.token"))
 
@@ -157,6 +160,43 @@ def test_slurm_is_for_sbatch_with_a_command(tmp_path: Path, command: tuple[str, 
     assert job.returncode != 0
     assert said in complaint
     assert slurm.lines("srun") == []
+
+
+SRUN = """#!/bin/bash
+while [ "$1" != ray ]; do shift; done
+exec "$@"
+"""
+ASK = "import ray; ray.init(); print('cores', ray.cluster_resources()['CPU']); raise SystemExit(3)"
+
+
+@pytest.mark.cluster
+def test_slurm_with_a_real_ray(tmp_path: Path) -> None:
+    """One node: the step is this machine, and everything of Ray's is real, the token and the waiting for nodes too."""
+    slurm = Slurm(tmp_path, nodes=1)
+    shutil.rmtree(tmp_path / "venv")
+    (tmp_path / "slurm" / "srun").write_text(SRUN)
+    own = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+    path = f"{tmp_path / 'slurm'}{os.pathsep}{os.environ['PATH']}"
+    more = {"PATH": path, "VENV": str(Path(sys.executable).parents[1]), "SLURM_JOB_ID": str(os.getpid())}
+    more |= {"SLURM_CPUS_PER_TASK": "1", "PYTHONWARNINGS": "ignore", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1"}
+    job = slurm.start("python", "-c", ASK, **{**own, **slurm.environment, **more})
+    sessions = Path(f"/tmp/ftmeta-{os.getpid()}")
+    try:
+        said, complaint = job.communicate(timeout=170)
+        assert job.returncode == 3, complaint
+        assert "cores 1.0" in said
+        assert "1 nodes: 1 CPU, 0 GPU" in complaint
+        left = [one for one in psutil.process_iter() if str(sessions) in " ".join(_words(one))]
+        assert left == []
+    finally:
+        shutil.rmtree(sessions, ignore_errors=True)
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 LEAVES = """
