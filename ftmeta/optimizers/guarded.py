@@ -27,7 +27,9 @@ _LEAST = 5
 
 
 class Guarded:
-    def __init__(self, problem: Problem, experience: Experience | Transfer, seed: int, *, first: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, problem: Problem, experience: Experience | Transfer, seed: int, *, first: tuple[int, ...] = ()
+    ) -> None:
         self._book = Book(problem)
         self._ours = Ours(problem, experience, seed, first=first)
         self._problem = problem

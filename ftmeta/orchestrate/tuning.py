@@ -16,6 +16,7 @@ import dataclasses
 import json
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def tune(
     later.
     Raises UserError for what cannot be tuned, FtmetaError when the workers die one after the other.
     """
+    began = time.monotonic()  # the budget's clock runs from here: connecting and loading are inside
     out = out.absolute()
     ended = _ended(out)
     if ended is not None:
@@ -65,7 +67,7 @@ def tune(
         count = prepared.definition.slots
         assert count is not None
         with RaySlots(count, size, prepared.task, definition.base_model, prepared.base_model, out) as slots:
-            return _tuned(prepared, out, slots, journal, tracker(tracking_uri, "tune", usd=usd_of))
+            return _tuned(prepared, out, slots, journal, tracker(tracking_uri, "tune", usd=usd_of), began)
 
 
 def resumed(out: Path, **options: Any) -> dict[str, Any]:
@@ -100,10 +102,12 @@ def _place(definition: Definition, out: Path) -> Definition:
     return there
 
 
-def _tuned(prepared: Prepared, out: Path, slots: RaySlots, journal: Journal, tracked: Tracker) -> dict[str, Any]:
+def _tuned(
+    prepared: Prepared, out: Path, slots: RaySlots, journal: Journal, tracked: Tracker, began: float
+) -> dict[str, Any]:
     children = _tracked(tracked, prepared, out)
     try:
-        document = _search(prepared, out, slots, journal, children)
+        document = _search(prepared, out, slots, journal, children, began)
     except BaseException as error:
         children.close("stopped" if isinstance(error, KeyboardInterrupt) else "error", {})
         raise
@@ -111,7 +115,9 @@ def _tuned(prepared: Prepared, out: Path, slots: RaySlots, journal: Journal, tra
     return document
 
 
-def _search(prepared: Prepared, out: Path, slots: RaySlots, journal: Journal, children: Sweep) -> dict[str, Any]:
+def _search(
+    prepared: Prepared, out: Path, slots: RaySlots, journal: Journal, children: Sweep, began: float
+) -> dict[str, Any]:
     definition = prepared.definition
     problem, specs, warnings = problem_of(prepared, slots.size)
     runs, named = out / "runs", {spec.run_id: spec for spec in specs}
@@ -129,7 +135,12 @@ def _search(prepared: Prepared, out: Path, slots: RaySlots, journal: Journal, ch
 
     make = optimizer_of(prepared, problem)
     with Recorded(make, out / "optimizer.jsonl") as optimizer, View(prepared, specs, problem) as view:
-        loop = Loop(problem, specs, optimizer, prepared.limit, slots, journal, runs, settings, view.update)
+        loop = Loop(
+            *(problem, specs, optimizer, prepared.limit, slots, journal, runs, settings),
+            show=view.update,
+            report=report,
+            began=began,
+        )
         with _interrupted_by_signals(loop):
             why = loop.run()
             view.say(f"the search has ended: {why}")

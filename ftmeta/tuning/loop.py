@@ -83,6 +83,7 @@ class Loop:
     show: Callable[[Loop], None] = lambda loop: None
     report: Callable[[str, Trial], None] = lambda run_id, trial: None  # called whenever a run has come further
     clock: Callable[[], float] = time.monotonic
+    began: float | None = None  # this session's beginning, by `clock`; None: now
 
     why: Why | None = field(default=None, init=False)
     is_interrupted: bool = field(default=False, init=False)
@@ -94,7 +95,8 @@ class Loop:
     _losses_in_a_row: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._session_began = self.clock() - self.journal.spent.wall_s
+        began = self.clock() if self.began is None else self.began
+        self._session_began = began - self.journal.spent.wall_s
 
     def interrupt(self) -> None:
         """Nothing more is started."""
@@ -265,8 +267,10 @@ class Loop:
 
     def _tell(self, step: Step, trial: Trial) -> None:
         began = self.clock()
-        outcome = Outcome(step, trial.scores(step.start, step.fidelity), self._spent_on.pop(step, 0.0))
-        self.optimizer.tell(outcome)
+        scores = trial.scores(step.start, step.fidelity)
+        if trial.status not in ("stopped", "ok"):  # the point that shows a divergence is none to go on from
+            scores = scores[: step.fidelity - step.start - 1]
+        self.optimizer.tell(Outcome(step, scores, self._spent_on.pop(step, 0.0)))
         self.journal.spent.device_s += self.clock() - began
         inside = self.optimizer.inside
         if isinstance(inside, Guarded) and inside.has_fallen_back and FELL_BACK not in self.journal.said:

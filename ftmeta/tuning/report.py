@@ -33,7 +33,7 @@ h1 { font-size: 1.5rem; margin: 0 0 .2rem; } h2 { font-size: 1.1rem; margin: 2re
 .tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0; }
 .tile { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem .9rem; min-width: 9rem; }
 .tile b { display: block; font-size: 1.25rem; } .tile span { color: var(--soft); font-size: .85rem; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: .5rem; padding: .5rem; }
 figure svg { width: 100%; height: auto; } figcaption { color: var(--soft); font-size: .85rem; padding: 0 .4rem .3rem; }
 .table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
@@ -252,7 +252,7 @@ def _curves(axes: Axes, document: Mapping[str, Any]) -> None:
             scores,
             color=colour,
             label=label,
-            alpha=1.0 if front else 0.5,
+            alpha=1.0 if front else 0.7,
             linewidth=1.8 if front else 0.8,
             zorder=2 + front,
         )

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*"),
 ]
 
-BUDGET_S = 40
+BUDGET_S = 60  # of devices: wall time would depend on what else the machine does
 
 
-def start(client: dict[str, str], cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+@contextmanager
+def tuning(client: dict[str, str], cwd: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`ftmeta tune ... --json`; ended with the block, whatever happens in it."""
     code = "import sys; from ftmeta.cli import main; sys.argv = ['ftmeta', *sys.argv[1:]]; main()"
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", code, "tune", *arguments, "--json"],
         cwd=cwd,
         env={**os.environ, **client},
@@ -38,6 +41,11 @@ def start(client: dict[str, str], cwd: Path, *arguments: str) -> subprocess.Pope
         stderr=subprocess.PIPE,
         text=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def journal_lines(out: Path) -> list[dict[str, Any]]:
@@ -72,23 +80,24 @@ def name_of(process: psutil.Process) -> str:
 def test_a_tuning_is_killed_loses_a_worker_is_taken_up_and_ends_with_an_adapter(
     cluster: LocalCluster, client: dict[str, str], tmp_path: Path
 ) -> None:
+    client = {**client, "RAY_ADDRESS": cluster.gcs_address}
     out = tmp_path / "tuning"
-    wished = ["elements", "--budget", f"{BUDGET_S}s", "--slots", "2", "--out", str(out)]
-    first = start(client, tmp_path, *wished)
-    wait_for(lambda: points(out) >= 4, first)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    wished = ["elements", "--budget-device", f"{BUDGET_S}s", "--slots", "2", "--out", str(out)]
+    with tuning(client, tmp_path, *wished) as first:
+        wait_for(lambda: points(out) >= 4, first)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
     before = journal_lines(out)
 
-    second = start(client, tmp_path, "--resume", str(out))
-    wait_for(lambda: len(journal_lines(out)) > len(before) + 2, second)
-    other = start(client, tmp_path, "--resume", str(out))
-    _, said = other.communicate(timeout=120)
-    assert other.returncode == 2, said
-    assert "another process works on" in said
-    wait_for(lambda: bool(slots_at_work(cluster)), second)
-    slots_at_work(cluster)[0].send_signal(signal.SIGKILL)
-    answer, errors = second.communicate(timeout=240)
+    with tuning(client, tmp_path, "--resume", str(out)) as second:
+        wait_for(lambda: len(journal_lines(out)) > len(before) + 2, second)
+        with tuning(client, tmp_path, "--resume", str(out)) as other:
+            _, said = other.communicate(timeout=120)
+        assert other.returncode == 2, said
+        assert "another process works on" in said
+        wait_for(lambda: bool(slots_at_work(cluster)), second)
+        slots_at_work(cluster)[0].send_signal(signal.SIGKILL)
+        answer, errors = second.communicate(timeout=240)
     assert second.returncode == 0, errors
     document = json.loads(answer)
 
@@ -99,7 +108,7 @@ def test_a_tuning_is_killed_loses_a_worker_is_taken_up_and_ends_with_an_adapter(
     assert len(seen) == len(set(seen))  # no fidelity was trained twice
 
     assert document["stopped"] in ("budget", "no gain expected")
-    assert document["spent_s"] < BUDGET_S + 15  # a killed worker's successor takes some seconds to start
+    assert document["spent_s"] < BUDGET_S + 10  # a fidelity that a killed worker had begun is paid for twice
     assert document["incumbent"]["score"] > 0.3
     assert document["test"]["score"] > 0.3
     assert document["strong_default"]["fidelity"] == 10
@@ -111,8 +120,8 @@ def test_a_tuning_is_killed_loses_a_worker_is_taken_up_and_ends_with_an_adapter(
         one["score"] for one in document["trace"] if one["incumbent"]
     )
 
-    again = start(client, tmp_path, "--resume", str(out))
-    answer, errors = again.communicate(timeout=60)
+    with tuning(client, tmp_path, "--resume", str(out)) as again:
+        answer, errors = again.communicate(timeout=60)
     assert json.loads(answer) == document
     with Journal(out / "journal.jsonl") as journal:
         assert set(journal.trials) == {run["run_id"] for run in document["runs"]}
@@ -150,8 +159,8 @@ def test_bad_input_is_said_in_one_line(tmp_path: Path) -> None:
         (["--resume", str(tmp_path / "none")], "holds no tuning"),
         (["--budget", "1m"], "a dataset is missing"),
     ):
-        process = start({}, tmp_path, *arguments)
-        answer, said = process.communicate(timeout=60)
+        with tuning({}, tmp_path, *arguments) as process:
+            answer, said = process.communicate(timeout=60)
         assert (process.returncode, answer) == (2, ""), said
         assert words in said
         assert "Traceback" not in said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ class TableSlots:
     clock: Clock
     lose: Callable[[Work], Lost | None] = lambda work: None
     slower: float = 1.0
+    diverge_at: int | None = None  # the fidelity at which every run does, with a point of score 0
     whole_nll: Callable[[str], float] = lambda run_id: 1.0
     done: list[tuple[str, int]] = field(default_factory=list)  # run id and fidelity of each Advance answered
     taken_up: list[tuple[str, int]] = field(default_factory=list)  # run id and fidelity it was begun from
@@ -84,7 +85,9 @@ class TableSlots:
         scores = self.table.validation_NT[row]
         points = [] if start else [self._point(row, 0, 0.0)]
         points += [self._point(row, t, float(scores[t - 1])) for t in range(start + 1, work.fidelity + 1)]
-        diverged = any(point.score is None for point in points)
+        if work.fidelity == self.diverge_at:
+            points[-1] = replace(points[-1], score=0.0)
+        diverged = work.fidelity == self.diverge_at or any(point.score is None for point in points)
         if not diverged:
             folder_of(work.folder, work.fidelity).mkdir(parents=True, exist_ok=True)
         self.done.append((work.spec.run_id, work.fidelity))

@@ -307,6 +307,15 @@ def test_runs_that_diverge_are_kept_and_not_asked_for_again(place: Place) -> Non
     assert all((trial.status, trial.reached, len(trial.curve)) == ("diverged", 2, 1) for trial in trials)
 
 
+def test_the_point_that_shows_a_divergence_is_none_to_go_on_from(place: Place) -> None:
+    """The worker reports it with a score of 0, at the very fidelity that was asked for."""
+    tuned = place.tune(8 * a_run_s(place.table), diverge_at=2)
+    diverged = [trial for trial in tuned.journal.trials.values() if trial.status == "diverged"]
+    assert diverged
+    assert max(Counter(tuned.slots.done).values()) == 1
+    assert all(fidelity <= 2 for _, fidelity in tuned.slots.done)
+
+
 def test_an_advance_never_asks_for_what_is_there(place: Place) -> None:
     asked: list[tuple[str, int]] = []
 
