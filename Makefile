@@ -11,7 +11,7 @@ export RAY_AUTH_MODE := token
 export TOKENIZERS_PARALLELISM := false
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-fast test-faults lint format up stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection report-tasks report-metadata pretrain clean
+.PHONY: help install demo test test-fast test-faults lint format up stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection bench-tune report-tasks report-metadata pretrain clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench-gpu: $(STAMP)  ## what waits for a CUDA device: the Phi-3-mini architectur
 
 bench-plan: $(STAMP)  ## the planner's memory model against measured peaks (half an hour; goes on where it stopped)
 	@$(BIN)/python -m jobs.bench_plan
+
+bench-tune: $(STAMP)  ## live tuning: what a step costs beside its work, time to the first step, busy slots (six minutes)
+	@$(BIN)/python -m jobs.bench_tune
 
 bench-finetune: $(STAMP)  ## the worker's speed and memory against trl's SFTTrainer, start-up on two workers (half an hour)
 	@$(BIN)/python -m jobs.bench_startup
