@@ -202,6 +202,8 @@ def kueue(objects: list[Object]) -> Iterator[str]:
             yield f"{where}: a job in a queue has to give its cluster back"
         if spec.get("clusterSelector"):
             yield f"{where}: a job in a queue has a cluster of its own"
+        if "preRunningDeadlineSeconds" in spec:
+            yield f"{where}: preRunningDeadlineSeconds may run out in the queue"
         if cluster.get("enableInTreeAutoscaling"):
             yield f"{where}: a job in a queue has a cluster of a fixed size"
         groups = cluster.get("workerGroupSpecs", [])

@@ -21,7 +21,7 @@ from ftmeta.cli import app as ftmeta_app
 from ftmeta.errors import ConfigError
 from ftmeta.orchestrate.config import load_config
 from ftmeta.orchestrate.sweep import Sweep, load_sweep
-from tests.manifests.overlays import OVERLAYS, ROOT, of_kind, pods, rendered
+from tests.manifests.overlays import OVERLAYS, ROOT, of_kind, pods, rendered, with_platform
 
 JOB = re.compile(r"python -m (jobs\.\w+) ([^\n`&|;]*)")
 DRAIN = "ftmeta-drain"
@@ -76,7 +76,10 @@ def test_entry_points_of_jobs(overlay: str, entry_point: str, monkeypatch: pytes
     assert (python, dash_m) == ("python", "-m")
     options = parsed(module, words, monkeypatch)
     assert load(module, in_repository(options.config)) is not None
-    assert options.out.is_relative_to("/shared/ftmeta")  # what all nodes see, and outlives the cluster
+    (settings,) = [one for one in of_kind(with_platform(overlay), "ConfigMap") if one["metadata"]["name"] == "ray-env"]
+    state = Path(settings["data"]["FTMETA_STATE"])  # where a job writes that is not told otherwise
+    for folder in filter(None, (state, options.out)):
+        assert folder.is_relative_to("/shared")  # what all nodes see, and outlives the cluster
 
 
 def test_a_wrong_option_or_file_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,6 +187,11 @@ BROKEN: dict[str, tuple[str, Break, str]] = {
         lambda all_: of(all_, "RayJob")["spec"]["rayClusterSpec"].update(enableInTreeAutoscaling=True),
         "a cluster of a fixed size",
     ),
+    "a queued job that gives up": (
+        "gpu-kueue/finetune",
+        lambda all_: of(all_, "RayJob")["spec"].update(preRunningDeadlineSeconds=60),
+        "may run out in the queue",
+    ),
     "a suspended job in no queue": (
         "gpu/finetune",
         lambda all_: of(all_, "RayJob")["spec"].update(suspend=True),
