@@ -278,7 +278,7 @@ function card(item, index) {
         copyButton("Command", () => command(item.pipeline, dataFile(), state.answer.base_model.name)),
         copyButton("Ray job", () => rayJob(item.pipeline, dataFile(), state.answer.base_model.name)),
         ...Object.entries(TOOLS).map(([format, [name]]) => make("button", { type: "button", onclick: (event) => showExport(event.currentTarget, item, format) }, name)))),
-    make("details", {}, make("summary", {}, "All settings"), make("div", { class: "scroll" }, make("table", {}, make("tbody", {},
+    make("details", {}, make("summary", {}, "All settings"), make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `All settings of pipeline ${index + 1}` }, make("table", {}, make("tbody", {},
       ...Object.entries(values).map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, String(value))))))))
   );
 }

@@ -49,7 +49,7 @@ function route(path, method, operation, all) {
   const section = make("section", {}, make("h2", {}, make("span", { class: "method" }, method.toUpperCase()), make("code", {}, path)), make("p", {}, operation.description ?? ""));
   const body = operation.requestBody?.content;
   if (body) {
-    section.append(make("h3", {}, "Request"), make("div", { class: "scroll" }, make("table", {}, make("tbody", {}, ...fields(Object.values(body)[0].schema, all)))), ...example(body));
+    section.append(make("h3", {}, "Request"), make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Fields of ${path}` }, make("table", {}, make("tbody", {}, ...fields(Object.values(body)[0].schema, all)))), ...example(body));
   }
   const good = Object.entries(operation.responses).find(([status]) => status.startsWith("2"));
   const shown = good ? example(good[1].content) : [];
