@@ -249,8 +249,6 @@ def disruption_budgets(objects: list[Object]) -> Iterator[str]:
         where, spec = f"PodDisruptionBudget {one['metadata']['name']}", one["spec"]
         wanted = spec["selector"]["matchLabels"].items()
         selected = [pod for pod in everything if wanted <= pod.labels.items()]
-        if not selected:
-            yield f"{where}: selects no pod"
         if any(pod.ray for pod in selected) and not (
             type(spec.get("minAvailable")) is int and "maxUnavailable" not in spec
         ):

@@ -129,12 +129,27 @@ def test_sizes_of_pods_fit_what_the_jobs_ask_for() -> None:
     assert group["maxReplicas"] * int(limits["nvidia.com/gpu"]) == sweep.slots
 
 
-@pytest.mark.parametrize("overlay", ["cpu-dev/collect", "cpu-dev/finetune"])
-def test_smoke_jobs_fit_their_cluster(overlay: str) -> None:
+@pytest.mark.parametrize(("overlay", "entry_point"), entry_points())
+def test_jobs_find_room_when_they_begin(overlay: str, entry_point: str) -> None:
+    """On the workers that are there from the start: a sweep without `slots` counts them, a run on several workers waits
+    for room, and neither asks the autoscaler for more. A sweep with `slots` does."""
     (job,) = rendered(overlay)
-    group = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
-    cpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"]) * group["maxReplicas"]
-    assert cpus >= 2
+    module, config = (
+        shlex.split(entry_point)[2],
+        load(entry_point.split()[2], in_repository(Path(entry_point.split()[4]))),
+    )
+    wanted = config.workers if module == "jobs.finetune" else 0 if config.slots else 1
+    each = (
+        (config.cpus_per_worker, config.gpus_per_worker)
+        if module == "jobs.finetune"
+        else (config.cpus_per_slot, config.gpus_per_slot)
+    )
+    places = 0
+    for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        there = (int(limits["cpu"]), int(limits.get("nvidia.com/gpu", 0)))
+        places += group["minReplicas"] * min(int(has / needs) for has, needs in zip(there, each, strict=True) if needs)
+    assert places >= wanted
 
 
 @pytest.mark.filterwarnings("ignore")  # of packages that are imported here

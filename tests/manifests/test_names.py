@@ -99,9 +99,9 @@ def test_services_and_monitors_find_their_pods_and_ports(overlay: str) -> None:
         assert found, one["metadata"]["name"]
         there = {port["name"] for pod in found for port in pod.spec["containers"][0]["ports"]}
         assert {endpoint["port"] for endpoint in one["spec"]["podMetricsEndpoints"]} <= there
-    for one in of_kind(objects, "NetworkPolicy"):
-        selector = one["spec"]["podSelector"]
-        jobs = [pod for name in OVERLAYS for pod in pods(rendered(name))]
+    jobs = [pod for name in OVERLAYS for pod in pods(rendered(name))]
+    for one in of_kind(objects, "NetworkPolicy", "PodDisruptionBudget"):
+        selector = one["spec"].get("podSelector", one["spec"].get("selector"))
         assert any(selects(selector, pod.labels) for pod in [*everything, *jobs]), one["metadata"]["name"]
 
 

@@ -202,11 +202,6 @@ BROKEN: dict[str, tuple[str, Break, str]] = {
         lambda all_: of(all_, "PodDisruptionBudget")["spec"].update(minAvailable="50%"),
         "Ray pods need an integer minAvailable",
     ),
-    "a budget for nothing": (
-        "gpu",
-        lambda all_: of(all_, "PodDisruptionBudget")["spec"]["selector"].update(matchLabels={"a": "b"}),
-        "selects no pod",
-    ),
     "an object store larger than its memory": (
         "gpu",
         lambda all_: worker_group(of(all_, "RayCluster"))["rayStartParams"].update(
