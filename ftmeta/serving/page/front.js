@@ -2,7 +2,8 @@
 
 import { element, scoreTicks } from "/page/chart.js";
 
-const TICKS_S = [0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000, 3_600_000];
+const COARSE_S = [1, 10, 60, 600, 3600, 36_000, 360_000, 3_600_000];
+const FINE_S = [1, 2, 3, 5, 7, 10, 15, 20, 30, 45, 60, 120, 180, 300, 480, 600, 900, 1200, 1800, 2700, 3600, 5400, 7200, 10_800, 18_000, 28_800, 43_200, 86_400, 172_800];
 
 /** `front` as the service answers it, the cheapest first; `items` the recommendations; `said` writes seconds. */
 export function trade(front, items, chosen, width, said) {
@@ -22,8 +23,7 @@ export function trade(front, items, chosen, width, said) {
     svg.append(element("line", { class: "grid", x1: box.left, x2: width - box.right, y1: y(tick), y2: y(tick) }));
     svg.append(element("text", { x: box.left - 8, y: y(tick) + 4, "text-anchor": "end" }, tick.toFixed(ticks[1] < 0.1 ? 2 : 1)));
   }
-  const within = TICKS_S.filter((one) => Math.log(one) >= low && Math.log(one) <= high);
-  for (const seconds of within.length > 1 ? within : [Math.exp(low), Math.exp(high)]) {
+  for (const seconds of timeTicks(low, high)) {
     svg.append(element("text", { x: x(seconds), y: height - box.bottom + 18, "text-anchor": "middle" }, said(seconds)));
   }
   svg.append(element("text", { x: (box.left + width - box.right) / 2, y: height - 4, "text-anchor": "middle" }, "device time of a full run"));
@@ -39,4 +39,14 @@ export function trade(front, items, chosen, width, said) {
     svg.append(element("text", { class: name, x: at[0], y: at[1] + 4, "text-anchor": "middle" }, String(index + 1)));
   }
   return svg;
+}
+
+/** Between the logarithms of two times: round ones, far enough apart to be read; else the two themselves. */
+function timeTicks(low, high) {
+  const within = (ticks) => ticks.filter((one) => Math.log(one) >= low && Math.log(one) <= high);
+  const coarse = within(COARSE_S);
+  if (coarse.length > 2) return coarse;
+  const fine = within(FINE_S), gap = (high - low) / 6;
+  const apart = fine.filter((one, at) => at === 0 || Math.log(one) - Math.log(fine[at - 1]) >= gap);
+  return apart.length > 1 ? apart : [Math.exp(low), Math.exp(high)];
 }
