@@ -7,12 +7,14 @@ block, the positions that no label asks for. Right-padded rows of a causal model
 precision, other architectures, dropout in the base model, a window shorter than the row, activation checkpointing,
 weights that ZeRO-3 keeps in pieces) goes through transformers' forward pass; tests hold the two together.
 
-# N tokens (of B rows x L positions, without padding), S selected positions, H hidden size, I intermediate size, R LoRA
-# rank, D head size
+# N tokens (of B rows x L positions, without padding), n those of them that are no copies, S selected positions, H
+# hidden size, I intermediate size, R LoRA rank, D head size
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,60 +49,121 @@ def is_supported(model: Any, length: int) -> bool:
 
 
 @dataclass(frozen=True)
-class _Packing:
-    """How N packed tokens lie in B rows of L. The last of them may be copies of the first, there to make up a round
-    number: nothing looks at what becomes of them."""
+class _Rows:
+    """Tokens begin..end of the N packed ones as B rows of L, in which attention is computed. `at_n`: which of them are
+    no copies (None: the first ones); nothing looks at what becomes of copies."""
 
+    begin: int
+    end: int
     rows: int
     length: int
-    row_N: torch.Tensor  # without the copies
-    position_N: torch.Tensor
-    tokens: int  # with the copies
+    row_n: torch.Tensor  # of those that are no copies
+    position_n: torch.Tensor
+    at_n: torch.Tensor | None = None
 
     def padded(self, x_N: torch.Tensor) -> torch.Tensor:
-        """(N, ...) to (B, L, ...), zeros where there is no token."""
+        """(end - begin, ...) to (B, L, ...), zeros where there is no token."""
         out = x_N.new_zeros(self.rows, self.length, *x_N.shape[1:])
-        out[self.row_N, self.position_N] = x_N[: len(self.row_N)]
+        out[self.row_n, self.position_n] = x_N[: len(self.row_n)] if self.at_n is None else x_N[self.at_n]
         return out
 
     def packed(self, x_BL: torch.Tensor) -> torch.Tensor:
-        """(B, L, ...) to (N, ...), zeros for the copies."""
-        out = x_BL.new_zeros(self.tokens, *x_BL.shape[2:])
-        out[: len(self.row_N)] = x_BL[self.row_N, self.position_N]
+        """(B, L, ...) to (end - begin, ...), zeros for the copies."""
+        out = x_BL.new_zeros(self.end - self.begin, *x_BL.shape[2:])
+        at = slice(len(self.row_n)) if self.at_n is None else self.at_n
+        out[at] = x_BL[self.row_n, self.position_n]
         return out
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the tokens of one or several batches are packed: one batch after the other, each made up to a round number by
+    copies of its first token, and its selected positions likewise."""
+
+    position_N: torch.Tensor
+    select_S: torch.Tensor
+    tokens: tuple[slice, ...]  # of each batch, among N
+    selected: tuple[slice, ...]  # of each batch, among S; the first `labels` of them are meant
+    labels: tuple[int, ...]
+    rows: tuple[_Rows, ...]
+
+
+def layout_of(batches: Sequence[Batch], *, together: bool = False) -> Layout:
+    """`together`: attention takes the rows of all batches at once, padded to the longest of all; otherwise each batch
+    by itself."""
+    position, select, tokens, selected, rows = [], [], [], [], []
+    token, place = 0, 0
+    for batch in batches:
+        # Made up to few different numbers, because each new shape of a product is slow.
+        more, more_selected = -batch.tokens % _ROUND, -len(batch.packed_S) % _ROUND
+        position.append(functional.pad(batch.position_N, (0, more)))
+        select.append(functional.pad(batch.packed_S, (0, more_selected)) + token)
+        tokens.append(slice(token, token + batch.tokens + more))
+        selected.append(slice(place, place + len(batch.packed_S) + more_selected))
+        token, place = tokens[-1].stop, selected[-1].stop
+        count, length = batch.ids_BL.shape
+        rows.append(_Rows(tokens[-1].start, token, count, length, batch.row_N, batch.position_N))
+    return Layout(
+        position_N=torch.cat(position),
+        select_S=torch.cat(select),
+        tokens=tuple(tokens),
+        selected=tuple(selected),
+        labels=tuple(len(batch.packed_S) for batch in batches),
+        rows=(_joined(rows),) if together and len(rows) > 1 else tuple(rows),
+    )
+
+
+def _joined(parts: Sequence[_Rows]) -> _Rows:
+    count = [0, *itertools.accumulate(part.rows for part in parts)]
+    return _Rows(
+        begin=parts[0].begin,
+        end=parts[-1].end,
+        rows=count[-1],
+        length=max(part.length for part in parts),
+        row_n=torch.cat([part.row_n + before for part, before in zip(parts, count, strict=False)]),
+        position_n=torch.cat([part.position_n for part in parts]),
+        at_n=torch.cat(
+            [torch.arange(part.begin, part.begin + len(part.row_n), device=part.row_n.device) for part in parts]
+        ),
+    )
 
 
 def hidden_at(model: Any, batch: Batch) -> torch.Tensor:
     """The normed hidden states (S, H) of the selected positions; rows of no meaning make S up to a round number."""
+    return hidden_of(model, embedded(model, batch), layout_of([batch]), project)
+
+
+def embedded(model: Any, batch: Batch) -> torch.Tensor:
+    """The embeddings of the packed tokens and of the copies after them, with what hooks add to them."""
+    embedded_BLH = model.get_decoder().embed_tokens(batch.ids_BL)
+    flat_N = batch.row_N * batch.ids_BL.shape[1] + batch.position_N
+    return embedded_BLH.flatten(0, 1).index_select(0, functional.pad(flat_N, (0, -batch.tokens % _ROUND)))
+
+
+def hidden_of(
+    model: Any, hidden_NH: torch.Tensor, layout: Layout, project: Callable[[nn.Module, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """The normed hidden states (S, H) of the selected positions, from the embeddings of the packed tokens. `project` is
+    what a linear layer does to (N, I), or to (S, I) behind the last block's attention."""
     decoder, config = model.get_decoder(), model.config
-    rows, length = batch.ids_BL.shape
-    # Made up to few different numbers, because each new shape of a product is slow.
-    tokens = batch.tokens + -batch.tokens % _ROUND
-    packing = _Packing(rows, length, batch.row_N, batch.position_N, tokens)
-    select_S = functional.pad(batch.packed_S, (0, -len(batch.packed_S) % _ROUND))
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    embedded_BLH = decoder.embed_tokens(batch.ids_BL)
-    flat_N = functional.pad(batch.row_N * length + batch.position_N, (0, tokens - batch.tokens))
-    hidden_NH = embedded_BLH.flatten(0, 1).index_select(0, flat_N)
-    cos, sin = _rotation(decoder, embedded_BLH, functional.pad(batch.position_N, (0, tokens - batch.tokens)))
+    cos, sin = _rotation(decoder, hidden_NH, layout.position_N)
     for layer in decoder.layers:
         last = layer is decoder.layers[-1]
         attention = layer.self_attn
         normed_NH = _norm(hidden_NH, layer.input_layernorm)
-        q, k, v = _heads(attention, normed_NH, (tokens, -1, head_size), cos, sin, packing)
-        mixed = functional.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            is_causal=True,
-            enable_gqa=config.num_key_value_heads != config.num_attention_heads,
-        )
-        mixed_NH = _Pack.apply(mixed.transpose(1, 2), packing).flatten(1)
+        heads = _heads(attention, normed_NH, (len(hidden_NH), -1, head_size), cos, sin, project)
+        mixed = [
+            _attended(rows, [part[rows.begin : rows.end] for part in heads], attention, cos, sin, config)
+            for rows in layout.rows
+        ]
+        mixed_NH = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
         if last:  # from here on every position stands for itself
+            select_S = layout.select_S
             mixed_NH, hidden_NH = mixed_NH.index_select(0, select_S), hidden_NH.index_select(0, select_S)
         hidden_NH = hidden_NH + project(attention.o_proj, mixed_NH)
         normed_NH = _norm(hidden_NH, layer.post_attention_layernorm)
-        hidden_NH = hidden_NH + project(layer.mlp.down_proj, _gated(layer.mlp, normed_NH))
+        hidden_NH = hidden_NH + project(layer.mlp.down_proj, _gated(layer.mlp, normed_NH, project))
     return _norm(hidden_NH, decoder.norm)
 
 
@@ -123,9 +186,9 @@ def project(module: nn.Module, x_NI: torch.Tensor) -> torch.Tensor:
     return _LoraLinear.apply(x_NI, *weights, module.scaling[name], scale_NI)
 
 
-def _rotation(decoder: Any, embedded_BLH: torch.Tensor, position_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _rotation(decoder: Any, hidden_NH: torch.Tensor, position_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin as (N, 1, D), the sign of rotate_half folded into the sine: it is then a roll by half of D."""
-    cos, sin = decoder.rotary_emb(embedded_BLH, position_ids=position_N[None])
+    cos, sin = decoder.rotary_emb(hidden_NH, position_ids=position_N[None])
     half = sin.shape[-1] // 2
     return cos[0][:, None], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)[:, None]
 
@@ -136,18 +199,36 @@ def _heads(
     shape: tuple[int, ...],
     cos: torch.Tensor,
     sin: torch.Tensor,
-    packing: _Packing,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries, keys and values as (B, L, heads, D), the first two rotated."""
-    if not hasattr(attention, "qkv_proj"):
-        q, k, v = (project(getattr(attention, name), x_NH).view(shape) for name in ("q_proj", "k_proj", "v_proj"))
-        q, k = _Rotate.apply(q, cos, sin), _Rotate.apply(k, cos, sin)
-        return _Pad.apply(q, packing), _Pad.apply(k, packing), _Pad.apply(v, packing)
-    fused = project(attention.qkv_proj, x_NH).view(shape)
-    return _SplitAndRotate.apply(fused, attention.num_key_value_heads, cos, sin, packing)
+    project: Callable[[nn.Module, torch.Tensor], torch.Tensor],
+) -> list[torch.Tensor]:
+    """Queries, keys and values as (N, heads, D), the first two rotated; or, where one product makes all three, that
+    product, in which nothing is rotated yet."""
+    if hasattr(attention, "qkv_proj"):
+        return [project(attention.qkv_proj, x_NH).view(shape)]
+    q, k, v = (project(getattr(attention, name), x_NH).view(shape) for name in ("q_proj", "k_proj", "v_proj"))
+    return [_Rotate.apply(q, cos, sin), _Rotate.apply(k, cos, sin), v]
 
 
-def _gated(mlp: Any, x_NH: torch.Tensor) -> torch.Tensor:
+def _attended(
+    rows: _Rows, heads: list[torch.Tensor], attention: Any, cos: torch.Tensor, sin: torch.Tensor, config: Any
+) -> torch.Tensor:
+    """What attention makes of these rows' tokens: (end - begin, H)."""
+    if len(heads) == 1:
+        of_rows = slice(rows.begin, rows.end)
+        q, k, v = _SplitAndRotate.apply(heads[0], attention.num_key_value_heads, cos[of_rows], sin[of_rows], rows)
+    else:
+        q, k, v = (_Pad.apply(part, rows) for part in heads)
+    mixed = functional.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        is_causal=True,
+        enable_gqa=config.num_key_value_heads != config.num_attention_heads,
+    )
+    return _Pack.apply(mixed.transpose(1, 2), rows).flatten(1)
+
+
+def _gated(mlp: Any, x_NH: torch.Tensor, project: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> torch.Tensor:
     if hasattr(mlp, "gate_up_proj"):
         return _Gate.apply(project(mlp.gate_up_proj, x_NH))
     return functional.silu(project(mlp.gate_proj, x_NH)) * project(mlp.up_proj, x_NH)
@@ -184,47 +265,45 @@ class _Pad(torch.autograd.Function):
     """Packed tokens to padded rows. Copies of the first token have no part in it, nor in its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x_N: torch.Tensor, packing: _Packing) -> torch.Tensor:
-        ctx.packing = packing
-        return packing.padded(x_N)
+    def forward(ctx: Any, x_N: torch.Tensor, rows: _Rows) -> torch.Tensor:
+        ctx.rows = rows
+        return rows.padded(x_N)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        return ctx.packing.packed(grads[0]), None
+        return ctx.rows.packed(grads[0]), None
 
 
 class _Pack(torch.autograd.Function):
     """Padded rows to packed tokens."""
 
     @staticmethod
-    def forward(ctx: Any, x_BL: torch.Tensor, packing: _Packing) -> torch.Tensor:
-        ctx.packing = packing
-        return packing.packed(x_BL)
+    def forward(ctx: Any, x_BL: torch.Tensor, rows: _Rows) -> torch.Tensor:
+        ctx.rows = rows
+        return rows.packed(x_BL)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        return ctx.packing.padded(grads[0]), None
+        return ctx.rows.padded(grads[0]), None
 
 
 class _SplitAndRotate(torch.autograd.Function):
     """The fused product (N, heads of q + k + v, D) taken apart into padded rows, queries and keys rotated."""
 
     @staticmethod
-    def forward(
-        ctx: Any, fused: torch.Tensor, values: int, cos: torch.Tensor, sin: torch.Tensor, packing: _Packing
-    ) -> Any:
+    def forward(ctx: Any, fused: torch.Tensor, values: int, cos: torch.Tensor, sin: torch.Tensor, rows: _Rows) -> Any:
         ctx.save_for_backward(cos, sin)
-        ctx.packing = packing
+        ctx.rows = rows
         rotated = torch.empty_like(fused)
         _rotated(fused[:, :-values], cos, sin, rotated[:, :-values])
         rotated[:, -values:] = fused[:, -values:]
-        padded = packing.padded(rotated)
+        padded = rows.padded(rotated)
         return padded[:, :, : -2 * values], padded[:, :, -2 * values : -values], padded[:, :, -values:]
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         cos, sin = ctx.saved_tensors
-        q, k, v = (ctx.packing.packed(grad) for grad in grads)
+        q, k, v = (ctx.rows.packed(grad) for grad in grads)
         queries, values = q.shape[1], v.shape[1]
         fused = q.new_empty(len(q), queries + 2 * values, q.shape[2])
         _rotated(q, cos, -sin, fused[:, :queries])
