@@ -11,7 +11,7 @@ export RAY_AUTH_MODE := token
 export TOKENIZERS_PARALLELISM := false
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-fast test-faults lint format up stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection bench-tune report-tasks report-metadata pretrain clean
+.PHONY: help install demo test test-fast test-faults test-images lint format up stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection bench-tune report-tasks report-metadata pretrain clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-fast: $(STAMP)  ## the tests that start no cluster and no browser
 
 test-faults: $(STAMP)  ## the two-node cluster and every fault, with those that `make test` leaves out (15 minutes)
 	@$(BIN)/python -m pytest -m "long or not long" tests/cluster/test_two_nodes.py tests/cluster/test_faults.py
+
+test-images: $(STAMP)  ## what the images and manifests install and start, for real (10 minutes)
+	@$(BIN)/python -m pytest -m long tests/manifests
 
 lint: $(STAMP)  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

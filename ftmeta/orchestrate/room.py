@@ -41,16 +41,25 @@ def require_room(workers: Workers) -> None:
     Raises ConfigError after `wait_s` that says what there is and what is missing.
     """
     import ray
+    from ray.autoscaler.sdk import request_resources
 
     deadline = time.monotonic() + workers.wait_s
-    while True:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        places = sum(_places(node, workers.each) for node in nodes)
-        if places >= (workers.fewest or workers.count):
-            return
-        if time.monotonic() > deadline:
-            raise ConfigError(f"{lacking(workers, nodes, places)} (waited {workers.wait_s:g} s)")
-        time.sleep(0.5)
+    has_asked = False
+    try:
+        while True:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            places = sum(_places(node, workers.each) for node in nodes)
+            if places >= (workers.fewest or workers.count):
+                return
+            if time.monotonic() > deadline:
+                raise ConfigError(f"{lacking(workers, nodes, places)} (waited {workers.wait_s:g} s)")
+            if not has_asked:  # a cluster that grows does so for what is asked for; others take no notice
+                request_resources(bundles=[workers.each] * workers.count)
+                has_asked = True
+            time.sleep(0.5)
+    finally:
+        if has_asked:  # the workers themselves keep the nodes from here on
+            request_resources(bundles=[])
 
 
 def lacking(workers: Workers, nodes: list[dict[str, Any]], places: int) -> str:
