@@ -15,10 +15,16 @@ from ftmeta.schema import BaseModelInfo
 from ftmeta.selector import Selector
 from ftmeta.serving.answering import Answering, Canary
 from ftmeta.serving.metrics import Metrics
-from ftmeta.serving.models import ExportRequest, Question, RecommendationRequest, SuggestionRequest
+from ftmeta.serving.models import ExportRequest, RecommendationRequest, SuggestionRequest
 from ftmeta.serving.remembered import Answer
 
 log = logging.getLogger("ftmeta.serving")
+Asked = RecommendationRequest | SuggestionRequest | ExportRequest
+_ANSWERS: dict[type[Asked], Callable[[Answering, Any], dict[str, Any]]] = {
+    RecommendationRequest: Answering.recommend,
+    SuggestionRequest: Answering.suggest,
+    ExportRequest: Answering.export,
+}
 
 
 class Service:
@@ -46,37 +52,27 @@ class Service:
     def canary(self) -> Canary:
         return self.answering.canary
 
-    def recommend(self, request: RecommendationRequest) -> bytes:
-        """JSON without the request's id, as of all three. Raises FieldError."""
-
-        def answer(answering: Answering) -> Answer:
-            found = answering.recommend(request)
-            return _answer(found, found["recommendations"][0]["score"])
-
-        return self._counted(request, answer)
-
-    def suggest(self, request: SuggestionRequest) -> bytes:
-        def answer(answering: Answering) -> Answer:
-            found = answering.suggest(request)
-            return _answer(found, found["score"])
-
-        return self._counted(request, answer)
-
-    def export(self, request: ExportRequest) -> bytes:
-        return _answer(self.answering.export(request)).json
-
-    def _counted(self, request: Question, answer: Callable[[Answering], Answer]) -> bytes:
-        answering = self.answering  # of this request from beginning to end
-        question = None
-        if request.dataset.records is None:
-            question = f"{type(request).__name__} {request.model_dump_json()}"
-        found = None if question is None else answering.remembered.get(question)
+    def recall(self, route: str, body: bytes) -> bytes | None:
+        """What was answered to these very bytes before, by the selector in use; see `answer`."""
+        found = self.answering.remembered.get(route, body)
         if found is None:
-            found = answer(answering)
-            if question is not None:
-                answering.remembered.put(question, found)
+            return None
         self._metrics.count(found.score, found.warnings)
         return found.json
+
+    def answer(self, route: str, body: bytes, request: Asked) -> bytes:
+        """JSON without the request's id; `request` is what `body` says. Raises FieldError."""
+        answering = self.answering  # of this request from beginning to end
+        document = _ANSWERS[type(request)](answering, request)
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        best = document["recommendations"][0] if isinstance(request, RecommendationRequest) else document
+        found = Answer(text, best.get("score"), tuple(document.get("warnings", ())))
+        if isinstance(request, ExportRequest):
+            return text
+        if request.dataset.records is None:
+            answering.remembered.put(route, body, found)
+        self._metrics.count(found.score, found.warnings)
+        return text
 
     def describe(self) -> dict[str, Any]:
         """What GET /v1/selector answers; `switch_refused`: the last attempt to switch kept the old selector."""
@@ -97,8 +93,3 @@ class Service:
 
     def check(self) -> None:
         self.answering.check()
-
-
-def _answer(document: dict[str, Any], score: float | None = None) -> Answer:
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Answer(text.encode(), score, tuple(document.get("warnings", ())))

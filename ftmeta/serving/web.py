@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 import pydantic_core
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -34,7 +34,7 @@ from ftmeta.serving.models import (
 )
 from ftmeta.serving.openapi import describe_routes
 from ftmeta.serving.problems import FieldError, ProblemError, from_validation, problem_response
-from ftmeta.serving.service import Service
+from ftmeta.serving.service import Asked, Service
 
 if TYPE_CHECKING:
     from ftmeta.schema import BaseModelInfo
@@ -51,7 +51,6 @@ _TYPES = {
 _BODY_DEADLINE_S = 30.0
 _ADMITTED = 16  # questions that are read or wait for a thread; each may hold MAX_BODY_BYTES
 _THREADS = 2  # that compute at once; more would only share the same cores
-_Asked = TypeVar("_Asked", bound=BaseModel)
 
 
 def create_app(
@@ -83,7 +82,7 @@ def create_app(
     threads = anyio.CapacityLimiter(_THREADS)
     admitted = 0
 
-    async def answered(request: Request, model: type[_Asked], answer: Callable[[_Asked], bytes]) -> Response:
+    async def answered(request: Request, model: type[Asked]) -> Response:
         """Reads the body and has a thread answer it, unless too many are at it already."""
         nonlocal admitted
         if admitted >= _ADMITTED:
@@ -91,12 +90,15 @@ def create_app(
         admitted += 1
         metrics.in_progress.inc()
         try:
-            body = await _read_body(request)
+            route, body = request.url.path, await _read_body(request)
+            known = service.recall(route, body)
+            if known is not None:
+                return _with_request_id(known, _request_id(request))
             read = time.perf_counter()
 
             def work() -> Response:
                 metrics.waited.observe(time.perf_counter() - read)
-                return _with_request_id(answer(_parsed(body, model)), _request_id(request))
+                return _with_request_id(service.answer(route, body, _parsed(body, model)), _request_id(request))
 
             return await anyio.to_thread.run_sync(work, limiter=threads)
         finally:
@@ -106,18 +108,18 @@ def create_app(
     @app.post("/v1/recommendations", response_model=RecommendationAnswer, tags=["selector"])
     async def recommend(request: Request) -> Response:
         """Ranked finetuning pipelines for a dataset, with predicted score, learning curve, time and money."""
-        return await answered(request, RecommendationRequest, service.recommend)
+        return await answered(request, RecommendationRequest)
 
     @app.post("/v1/suggestions", response_model=SuggestionAnswer, tags=["selector"])
     async def suggest(request: Request) -> Response:
         """What to train next on a dataset that is being tuned, given the scores seen so far. Nothing is kept: each
         request says all that was seen."""
-        return await answered(request, SuggestionRequest, service.suggest)
+        return await answered(request, SuggestionRequest)
 
     @app.post("/v1/exports", response_model=ExportAnswer, tags=["selector"])
     async def export(request: Request) -> Response:
         """A pipeline as files for ftmeta, trl, LLaMA-Factory or axolotl, without the rows."""
-        return await answered(request, ExportRequest, service.export)
+        return await answered(request, ExportRequest)
 
     @app.get("/v1/selector", response_model=SelectorAnswer, tags=["selector"])
     async def selector_in_use() -> Response:
@@ -148,7 +150,7 @@ def _with_request_id(document: bytes, request_id: str) -> Response:
     return Response(b'{"request_id":"' + request_id.encode() + b'",' + document[1:], media_type="application/json")
 
 
-def _parsed(body: bytes, model: type[_Asked]) -> _Asked:
+def _parsed(body: bytes, model: type[Asked]) -> Asked:
     """Parsing takes the processor for a while, so it is done where the answer is made. Raises ProblemError."""
     try:
         document = pydantic_core.from_json(body, allow_inf_nan=False)

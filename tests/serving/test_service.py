@@ -151,9 +151,10 @@ def test_what_is_remembered_is_bounded_and_the_oldest_goes() -> None:
     remembered = Remembered()
     answer = Answer(b"{}", None, ())
     for number in range(MAX_ANSWERS + 5):
-        remembered.put(f"question {number}", answer)
-        assert remembered.get("question 1") == answer or number < 1  # asked for all the time
-    assert remembered.get("question 0") is None
-    assert remembered.get(f"question {MAX_ANSWERS + 4}") == answer
-    remembered.put("large", Answer(b"x" * 200_000, None, ()))
-    assert remembered.get("large") is None
+        remembered.put("/v1/recommendations", b"%d" % number, answer)
+        assert number < 1 or remembered.get("/v1/recommendations", b"1") == answer  # asked for all the time
+    assert remembered.get("/v1/recommendations", b"0") is None
+    assert remembered.get("/v1/recommendations", b"%d" % (MAX_ANSWERS + 4)) == answer
+    assert remembered.get("/v1/suggestions", b"1") is None
+    remembered.put("/v1/recommendations", b"large", Answer(b"x" * 200_000, None, ()))
+    assert remembered.get("/v1/recommendations", b"large") is None
