@@ -19,12 +19,9 @@ The number of threads is the caller's decision (`torch.set_num_threads`); this p
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -40,17 +37,15 @@ from ftmeta.finetune import adapters, evaluate
 from ftmeta.finetune import checkpoint as checkpoints
 from ftmeta.finetune.checkpoint import Progress
 from ftmeta.finetune.clock import Clock, PeakMemory
+from ftmeta.finetune.course import Counts, Course
 from ftmeta.finetune.data import TokenizedTask, Tokens, fixed_subset, tokenize_task
 from ftmeta.finetune.engine import EngineMaker, Execution, LocalEngine, Ranks
-from ftmeta.finetune.provenance import device_name, library_versions
+from ftmeta.finetune.provenance import device_name
 from ftmeta.finetune.randomness import Randomness
 from ftmeta.finetune.settings import settings_of
 from ftmeta.finetune.training import Plan, Training
 from ftmeta.models import LoadedModel
-from ftmeta.schema import Budget, CurvePoint, Pipeline, RunResult, RunRow, RunSpec, Split, Status, Task
-from ftmeta.version import code_version
-
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
+from ftmeta.schema import Budget, CurvePoint, Pipeline, RunResult, RunSpec, Split, Status, Task
 
 
 def finetune(
@@ -106,15 +101,12 @@ class Finetuning:
         self.spec = RunSpec(task.name, task.fingerprint, base.info.name, base.info.fingerprint, pipeline, seed, budget)
         self.settings = settings_of(pipeline)
         self.learning_rate = self.settings.lr_multiplier * base.info.reference_lr
-        self.status: Status = "stopped"
-        self.error: str | None = None
-        self.curve: list[CurvePoint] = []
+        self._course = Course(self.spec)
         self._until = budget.max_fidelity if until is None else min(until, budget.max_fidelity)
         self._base = base
         self._tokenized = tokenized or tokenize_task(task, base)
         self._peak = PeakMemory(base.device)
         self._peak_before_gb = 0.0
-        self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._generation: dict[str, float] | None = None
 
         for split in ("train", "validation", "test"):
@@ -146,6 +138,20 @@ class Finetuning:
             adapters.detach(self._adapted)
             raise
         self._points = self._run()
+
+    @property
+    def status(self) -> Status:
+        """How the run ended; `stopped` as long as it can go on."""
+        return self._course.status
+
+    @property
+    def error(self) -> str | None:
+        return self._course.error
+
+    @property
+    def curve(self) -> list[CurvePoint]:
+        """All points, also those from before a continuation."""
+        return self._course.curve
 
     @property
     def total_steps(self) -> int:
@@ -198,9 +204,7 @@ class Finetuning:
     @property
     def zero_shot(self) -> CurvePoint:
         """Fidelity 0. Raises FtmetaError before it is measured."""
-        if not self.curve:
-            raise FtmetaError("the zero-shot score is not measured yet; iterate over the run first")
-        return self.curve[0]
+        return self._course.zero_shot
 
     def __iter__(self) -> Iterator[CurvePoint]:
         return self
@@ -233,13 +237,8 @@ class Finetuning:
             yield from self._fidelities()
         except UserError:
             raise
-        except FloatingPointError as error:
-            self._end("diverged", error)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            self._end("oom", error)
         except Exception as error:
-            said = str(error).lower()
-            self._end("oom" if any(words in said for words in _OUT_OF_MEMORY) else "error", error)
+            self._course.end(error)
 
     def _fidelities(self) -> Iterator[CurvePoint]:
         last = self.spec.budget.max_fidelity
@@ -248,12 +247,8 @@ class Finetuning:
             self._stopped = self._training.run_to(round(fidelity / last * self.total_steps), self._wants_to_stop)
             if self._stopped:
                 return
-            point = self._measure(fidelity, self._training.mean_loss())
+            point = self._measure(self._training.mean_loss())
             self._training.losses = []
-            self.curve.append(point)
-            self._check(point)
-            if fidelity == last and self.status == "stopped":
-                self.status = "ok"
             yield point
             if self.status == "diverged":
                 return
@@ -261,56 +256,19 @@ class Finetuning:
     def _wants_to_stop(self) -> bool:
         return self._after_step is not None and self._after_step(self)
 
-    def _measure(self, fidelity: int, train_loss: float | None) -> CurvePoint:
+    def _measure(self, train_loss: float | None) -> CurvePoint:
         if self.curve and train_loss is None:  # a tiny task: this fidelity ends at the step of the one before
-            return replace(self.curve[-1], fidelity=fidelity, train_loss=None, wall_s=self._wall_s())
+            return self._course.repeated(self._wall_s())
         with self._engine.merged(), self._precision():
             with self._eval_clock.measure():
                 validation = self._likelihood("validation")
             test = self._likelihood("test") if self._score_test else None
-        ranks = self._engine.ranks
-        cost_train_s, cost_eval_s = ranks.sum([self._training.clock.cost_s, self._eval_clock.cost_s])
-        zero_val = self.curve[0].val_nll if self.curve else validation.nll
-        assert zero_val is not None
-        if not self.curve and not (math.isfinite(validation.nll) and (test is None or math.isfinite(test.nll))):
-            raise FtmetaError(f"the base model's own NLL is not finite ({validation.nll}); its weights are unusable")
-        test_score = test_nll = None
-        if test is not None:
-            zero_test = self.curve[0].test_nll if self.curve else test.nll
-            assert zero_test is not None, "a run has test scores from its beginning or not at all"
-            test_score = evaluate.score_of(test.nll, zero_test)
-            test_nll = test.nll if math.isfinite(test.nll) else None
-        finite = math.isfinite(validation.nll)
-        return CurvePoint(
-            fidelity=fidelity,
-            step=self.step,
-            examples=self._training.examples,
-            tokens=self._training.tokens,
-            score=evaluate.score_of(validation.nll, zero_val),
-            val_nll=validation.nll if finite else None,
-            val_token_accuracy=validation.token_accuracy if finite else None,
-            test_score=test_score,
-            test_nll=test_nll,
-            train_loss=train_loss,
-            cost_train_s=cost_train_s,
-            cost_eval_s=cost_eval_s,
-            cost_s=cost_train_s + cost_eval_s,
-            wall_s=self._wall_s(),
+        cost_train_s, cost_eval_s = self._engine.ranks.sum([self._training.clock.cost_s, self._eval_clock.cost_s])
+        training = self._training
+        counts = Counts(
+            *(training.step, training.examples, training.tokens, train_loss, cost_train_s, cost_eval_s, self._wall_s())
         )
-
-    def _check(self, point: CurvePoint) -> None:
-        limit = 2 * self.zero_shot.val_nll + 1 if self.zero_shot.val_nll is not None else math.inf
-        if point.val_nll is None or point.val_nll > limit:
-            self._end(
-                "diverged",
-                FloatingPointError(f"fidelity {point.fidelity}: validation NLL {point.val_nll}, limit {limit:.3f}"),
-            )
-
-    def _end(self, status: Status, error: Exception) -> None:
-        logging.getLogger(__name__).debug("run %s: %s", self.spec.run_id, status, exc_info=error)
-        lines = str(error).strip().splitlines() or [""]
-        kind = "" if isinstance(error, FloatingPointError) else f"{type(error).__name__}: "
-        self.status, self.error = status, (kind + lines[0])[:500]
+        return self._course.measured(counts, validation, test)
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
@@ -352,12 +310,7 @@ class Finetuning:
         if rank == 0:  # costs are summed over the ranks
             training.clock.cost_s, self._eval_clock.cost_s = progress.cost_train_s, progress.cost_eval_s
         self._wall_before_s, self._peak_before_gb = progress.wall_s, progress.peak_memory_gb
-        self._started_at = progress.started_at
-        self.curve = list(progress.curve)
-        if len(self.curve) > self.spec.budget.max_fidelity:
-            self.status = "ok"
-        if self.curve:
-            self._check(self.curve[-1])  # put aside after the point that showed its divergence, it stays diverged
+        self._course.take_up(progress.curve, progress.started_at)
 
     # --- what is left of it ----------------------------------------------------------------------------------------
 
@@ -379,7 +332,7 @@ class Finetuning:
             cost_eval_s=eval_s,
             wall_s=self._wall_s(),
             peak_memory_gb=max(ranks.gather(self.peak_memory_gb)),
-            started_at=self._started_at,
+            started_at=self._course.started_at,
             curve=tuple(self.curve),
             losses=tuple(self._training.losses),
         )
@@ -465,31 +418,14 @@ class Finetuning:
 
     def result(self) -> RunResult:
         """The run's row and curve, at any time; `generation` is set once `evaluate_test` was called."""
-        last = self.curve[-1] if self.curve else None
         ranks = self._engine.ranks
-        row = RunRow(
-            run_id=self.spec.run_id,
-            task=self.spec.task,
-            base_model=self.spec.base_model,
-            seed=self.spec.seed,
-            status=self.status,
-            error=self.error,
-            max_fidelity=self.spec.budget.max_fidelity,
-            fidelity=last.fidelity if last else 0,
+        return self._course.result(
             cost_s=sum(ranks.sum([self._training.clock.cost_s + self._eval_clock.cost_s])),
             wall_s=self._wall_s(),
             peak_memory_gb=max(ranks.gather(self.peak_memory_gb)),
             device=self.device,
-            code_version=code_version(),
-            task_fingerprint=self.spec.task_fingerprint,
-            base_model_fingerprint=self.spec.base_model_fingerprint,
-            space=self.spec.pipeline.space,
-            started_at=self._started_at,
-            pipeline=self.spec.pipeline,
-            libraries=library_versions(),
             generation=self._generation,
         )
-        return RunResult(row, tuple(self.curve))
 
     def _require_open(self) -> None:
         if self._adapted is None:
