@@ -1,7 +1,7 @@
 """The service under load while its replicas are killed: wrong answers, lost ones, and how soon it is as fast as before.
 
 32 connections ask different questions, of which each answer was noted before; every ten seconds one of two replicas
-gets SIGKILL. A request that fails is asked again as `ftmeta.client` does, and both are counted.
+gets SIGKILL. A request that fails is asked again as `ftmeta.client` does, seven times at most; every attempt counts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Seen:
     began: float
     right: int = 0
     wrong: int = 0
-    lost: int = 0  # no answer after all attempts
+    refused: int = 0  # the last of all attempts had a clear error for an answer
+    lost: int = 0  # the last of all attempts had none
     errors: Counter[str] = field(default_factory=Counter)  # of single attempts
     per_second: Counter[int] = field(default_factory=Counter)
     kills_s: list[float] = field(default_factory=list)
@@ -66,11 +67,12 @@ async def _load(
     for number in numbers:
         at = number % len(bodies)
         for attempt in itertools.count(1):
+            response = None
             try:
                 response = await _ask(client, bodies[at])
             except httpx.TransportError as error:
                 seen.errors[type(error).__name__] += 1
-            else:
+            if response is not None:
                 if response.status_code == 200:
                     right = _told(response) == expected[at]
                     seen.right, seen.wrong = seen.right + right, seen.wrong + (not right)
@@ -79,7 +81,7 @@ async def _load(
                 kind = response.headers.get("content-type", "no type").split(";")[0]
                 seen.errors[f"{response.status_code} {kind}"] += 1
             if attempt == _ATTEMPTS:
-                seen.lost += 1
+                seen.lost, seen.refused = seen.lost + (response is None), seen.refused + (response is not None)
                 break
             await asyncio.sleep(min(0.2 * 2**attempt, 3.0))
 
@@ -114,6 +116,7 @@ def _summary(seen: Seen, requests: int) -> dict[str, Any]:
         "kills": len(seen.kills_s),
         "right": seen.right,
         "wrong": seen.wrong,
+        "refused": seen.refused,
         "lost": seen.lost,
         "attempts_that_failed": dict(seen.errors),
         "per_s_before": before,

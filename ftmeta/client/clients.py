@@ -19,7 +19,7 @@ import ftmeta
 from ftmeta.client import calls
 from ftmeta.client.calls import Call, Json
 from ftmeta.client.errors import UnavailableError
-from ftmeta.client.retries import PASSING, Retry, retry_after_s
+from ftmeta.client.retries import Retry, may_pass, retry_after_s
 from ftmeta.errors import UserError
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _pause_s(
     """None: what was said is the last word."""
     if isinstance(said, Exception):
         return retry.pause_s(attempt, None, rng)
-    if said.status_code not in PASSING:
+    if not may_pass(said.status_code, said.headers.get("content-type")):
         return None
     return retry.pause_s(
         attempt, retry_after_s(said.headers.get("retry-after"), datetime.datetime.now(datetime.UTC)), rng

@@ -15,6 +15,13 @@ from dataclasses import dataclass
 PASSING = frozenset({408, 429, 502, 503, 504})
 
 
+def may_pass(status: int, content_type: str | None) -> bool:
+    """Whether an answer is worth asking again: also for a 500 that is not the service's own, as Ray Serve's proxy says
+    it where a replica died over the request."""
+    own = content_type is not None and content_type.startswith("application/problem+json")
+    return status in PASSING or (status == 500 and not own)
+
+
 @dataclass(frozen=True)
 class Retry:
     attempts: int = 5  # the first one included

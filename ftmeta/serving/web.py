@@ -49,7 +49,9 @@ _TYPES = {
     ".jsonl": "application/jsonl; charset=utf-8",
 }
 _BODY_DEADLINE_S = 30.0
-_ADMITTED = 16  # questions that are read or wait for a thread; each may hold MAX_BODY_BYTES
+_ADMITTED = 64  # questions that are read or wait for a thread
+_LARGE_ADMITTED = 16  # of them, with bodies above _LARGE_BYTES or of no announced length: each may hold MAX_BODY_BYTES
+_LARGE_BYTES = 1_000_000
 _THREADS = 2  # that compute at once; more would only share the same cores
 
 
@@ -80,14 +82,15 @@ def create_app(
     _add_error_handlers(app)
     _add_page(app)
     threads = anyio.CapacityLimiter(_THREADS)
-    admitted = 0
+    admitted = large_admitted = 0
 
     async def answered(request: Request, model: type[Asked]) -> Response:
         """Reads the body and has a thread answer it, unless too many are at it already."""
-        nonlocal admitted
-        if admitted >= _ADMITTED:
+        nonlocal admitted, large_admitted
+        large = _is_large(request)
+        if admitted >= _ADMITTED or (large and large_admitted >= _LARGE_ADMITTED):
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "too many questions are under way; try again shortly")
-        admitted += 1
+        admitted, large_admitted = admitted + 1, large_admitted + large
         metrics.in_progress.inc()
         try:
             route, body = request.url.path, await _read_body(request)
@@ -102,7 +105,7 @@ def create_app(
 
             return await anyio.to_thread.run_sync(work, limiter=threads)
         finally:
-            admitted -= 1
+            admitted, large_admitted = admitted - 1, large_admitted - large
             metrics.in_progress.dec()
 
     @app.post("/v1/recommendations", response_model=RecommendationAnswer, tags=["selector"])
@@ -161,6 +164,11 @@ def _parsed(body: bytes, model: type[Asked]) -> Asked:
         return model.model_validate(document)
     except ValidationError as error:
         raise from_validation(error) from None
+
+
+def _is_large(request: Request) -> bool:
+    announced = request.headers.get("content-length", "")
+    return not announced.isdigit() or int(announced) > _LARGE_BYTES
 
 
 async def _read_body(request: Request) -> bytes:

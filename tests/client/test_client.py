@@ -23,6 +23,7 @@ from ftmeta.errors import DataError, FtmetaError, UserError
 
 AT_ONCE = Retry(attempts=3, first_pause_s=0.0)
 PROBLEM = {"detail": "too many questions are under way", "errors": [], "request_id": "abc"}
+OWN = {"Content-Type": "application/problem+json"}
 BUSY = Said(503, json.dumps(PROBLEM).encode(), {"Retry-After": "0"})
 
 
@@ -73,7 +74,9 @@ class TestAgainstTheService:
 
 
 class TestWhenThingsGoWrong:
-    @pytest.mark.parametrize("first", [BUSY, Said(429, b"{}"), Said(502, b"<html>"), Said(torn=True)])
+    @pytest.mark.parametrize(
+        "first", [BUSY, Said(429, b"{}"), Said(500, b"dead"), Said(502, b"<html>"), Said(torn=True)]
+    )
     def test_what_passes_is_waited_for(self, first: Said) -> None:
         with scripted(first, Said()) as server, Client(server.url, retry=AT_ONCE) as client:
             assert client.recommend(records(1)) == {"ok": True}
@@ -105,7 +108,7 @@ class TestWhenThingsGoWrong:
     @pytest.mark.parametrize(
         ("said", "error", "words"),
         [
-            (Said(500, json.dumps(PROBLEM).encode()), UnavailableError, "500"),
+            (Said(500, json.dumps(PROBLEM).encode(), OWN), UnavailableError, "500"),
             (Said(413, json.dumps({**PROBLEM, "errors": [{"field": "body"}]}).encode()), RefusedError, r"\(body\)"),
             (Said(404, b"not found"), UnavailableError, "without a problem document"),
             (Said(200, b"<html>welcome"), UnavailableError, "is it ftmeta's service"),
