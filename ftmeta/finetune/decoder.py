@@ -133,9 +133,11 @@ def hidden_at(model: Any, batch: Batch) -> torch.Tensor:
     return hidden_of(model, embedded(model, batch), layout_of([batch]), project)
 
 
-def embedded(model: Any, batch: Batch) -> torch.Tensor:
-    """The embeddings of the packed tokens and of the copies after them, with what hooks add to them."""
-    embedded_BLH = model.get_decoder().embed_tokens(batch.ids_BL)
+def embedded(
+    model: Any, batch: Batch, change: Callable[[torch.Tensor], torch.Tensor] = lambda embedded_BLH: embedded_BLH
+) -> torch.Tensor:
+    """The embeddings of the packed tokens and of the copies after them, with what hooks and `change` do to them."""
+    embedded_BLH = change(model.get_decoder().embed_tokens(batch.ids_BL))
     flat_N = batch.row_N * batch.ids_BL.shape[1] + batch.position_N
     return embedded_BLH.flatten(0, 1).index_select(0, functional.pad(flat_N, (0, -batch.tokens % _ROUND)))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 
 class BitDropout(nn.Module):
@@ -31,13 +30,16 @@ class BitDropout(nn.Module):
 def dropout_scale(dropout: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
     """What `dropout` multiplies `x` by: 0 or 1 / (1 - p) for each element; None when it does nothing."""
     p = getattr(dropout, "p", 0.0)  # nn.Identity has none
-    if not dropout.training or p == 0.0:
-        return None
-    if not isinstance(dropout, BitDropout):
-        return functional.dropout(torch.ones_like(x), p)
+    return drawn_scale(p, x) if dropout.training and p else None
+
+
+def drawn_scale(p: float, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """The same, drawn from `generator` (None: torch's own of the device)."""
+    if x.device.type != "cpu":
+        return torch.empty_like(x).bernoulli_(1 - p, generator=generator).div_(1 - p)
     count = x.numel()
-    generator = np.random.SFC64(int(torch.randint(2**62, ()).item()))
-    bits = np.asarray(generator.random_raw(-(-count // 4))).view(np.uint16)[:count]
+    bit_source = np.random.SFC64(int(torch.randint(2**62, (), generator=generator).item()))
+    bits = np.asarray(bit_source.random_raw(-(-count // 4))).view(np.uint16)[:count]
     # numpy, because torch's operations on booleans are ten times slower than those on floats
     scale = np.multiply(bits >= round(p * 65536), np.float32(1 / (1 - p)), dtype=np.float32)
     return torch.from_numpy(scale).to(x.dtype).view(x.shape)

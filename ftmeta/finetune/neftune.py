@@ -33,6 +33,12 @@ class Noise:
 
     def _add(self, module: torch.nn.Module, inputs: Any, embedded_BLH: torch.Tensor) -> torch.Tensor:
         assert self.lengths_B is not None
-        size_B = self._alpha / torch.sqrt(self.lengths_B.float() * embedded_BLH.shape[-1])
-        noise_BLH = torch.empty_like(embedded_BLH).uniform_(-1, 1)
-        return embedded_BLH + noise_BLH * size_B[:, None, None].to(embedded_BLH.dtype)
+        return with_noise(embedded_BLH, self.lengths_B, self._alpha)
+
+
+def with_noise(
+    embedded_BLH: torch.Tensor, lengths_B: torch.Tensor, alpha: float, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    size_B = alpha / torch.sqrt(lengths_B.float() * embedded_BLH.shape[-1])
+    noise_BLH = torch.empty_like(embedded_BLH).uniform_(-1, 1, generator=generator)
+    return embedded_BLH + noise_BLH * size_B[:, None, None].to(embedded_BLH.dtype)

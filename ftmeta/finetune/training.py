@@ -29,7 +29,7 @@ from ftmeta.finetune.settings import Settings
 from ftmeta.models import LoadedModel
 from ftmeta.schema import Budget
 
-_MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}  # rows x padded length of one forward pass with gradients
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}  # rows x padded length of one forward pass with gradients
 
 
 class Plan:
@@ -98,7 +98,7 @@ class Training:
         rows = [self._plan.rows[index] for index in self._plan.batches[self.step]]
         full = settings.loss_on == "full"
         labels = sum(len(row) - row.first_label(full=full) for row in rows)
-        limit = self._execution.micro_batch_tokens or _MICRO_BATCH_TOKENS[device.type]
+        limit = self._execution.micro_batch_tokens or MICRO_BATCH_TOKENS[device.type]
         total = torch.zeros((), device=device)
         for shares in micro_batches(rows, limit, ranks.size):
             mine = shares[ranks.rank]
