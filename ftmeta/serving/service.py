@@ -65,10 +65,10 @@ class Service:
         answering = self.answering  # of this request from beginning to end
         document = _ANSWERS[type(request)](answering, request)
         text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-        best = document["recommendations"][0] if isinstance(request, RecommendationRequest) else document
-        found = Answer(text, best.get("score"), tuple(document.get("warnings", ())))
         if isinstance(request, ExportRequest):
             return text
+        best = document["recommendations"][0] if isinstance(request, RecommendationRequest) else document
+        found = Answer(text, best["score"], tuple(document["warnings"]))
         if request.dataset.records is None:
             answering.remembered.put(route, body, found)
         self._metrics.count(found.score, found.warnings)
