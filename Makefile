@@ -11,7 +11,7 @@ export RAY_AUTH_MODE := token
 export TOKENIZERS_PARALLELISM := false
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-fast test-faults test-images lint format up stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection bench-tune report-tasks report-metadata pretrain clean
+.PHONY: help install demo test test-fast test-faults test-images lint format up stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection bench-tune report-tasks report-metadata report-live pretrain clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ report-tasks: $(STAMP)  ## finetune on the bundled tasks and write docs/reports/
 
 report-metadata: $(STAMP)  ## what the bundled meta-dataset shows: docs/reports/metadata.md (minutes)
 	@$(BIN)/python -m jobs.report_metadata --metadata phi3-micro --out docs/reports/metadata.md
+
+report-live: $(STAMP)  ## live tuning on three new datasets and write docs/reports/live.md (two hours; goes on where it stopped)
+	@$(BIN)/python -m jobs.report_live
 
 pretrain: $(STAMP)  ## rebuild phi3-micro into out/phi3-micro (7 minutes on an H100; its card says what a CPU takes)
 	@$(BIN)/python -m jobs.pretrain_micro --config jobs/configs/pretrain-micro.yaml --out out/phi3-micro
