@@ -74,14 +74,14 @@ def _actor_step_s() -> float:
         def do(self) -> int:
             return 0
 
-    slots = [ray.remote(num_cpus=1)(Nothing).remote() for _ in range(_SLOTS)]
-    ray.get([slot.do.remote() for slot in slots])  # type: ignore[attr-defined]
+    slots: list[Any] = [ray.remote(num_cpus=1)(Nothing).remote() for _ in range(_SLOTS)]
+    ray.get([slot.do.remote() for slot in slots])
     began = time.perf_counter()
-    at_work = {slot.do.remote(): slot for slot in slots}  # type: ignore[attr-defined]
+    at_work = {slot.do.remote(): slot for slot in slots}
     for _ in range(_STEPS - _SLOTS):
         (done,), _ = ray.wait(list(at_work), num_returns=1)
         slot = at_work.pop(done)
-        at_work[slot.do.remote()] = slot  # type: ignore[attr-defined]
+        at_work[slot.do.remote()] = slot
     ray.get(list(at_work))
     took_s = (time.perf_counter() - began) * _SLOTS / _STEPS
     for slot in slots:
