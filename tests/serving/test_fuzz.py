@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,6 +200,7 @@ def send(spec: dict[str, Any], count: int, client: httpx.Client) -> None:
     from hypothesis import HealthCheck, Phase, given, settings, strategies
 
     schema = schemathesis.openapi.from_dict(spec)
+    statuses: Counter[int] = Counter()
     modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
 
     @settings(
@@ -220,6 +222,10 @@ def send(spec: dict[str, Any], count: int, client: httpx.Client) -> None:
             )
         except (httpx.InvalidURL, UnicodeError, TypeError, ValueError):
             return  # nothing that can be sent
-        fine(client.send(request))
+        response = client.send(request)
+        fine(response)
+        statuses[response.status_code] += 1
 
     each()
+    assert statuses.total() >= 0.9 * count, statuses
+    assert len(statuses) >= 3, statuses  # well meant ones among them
