@@ -11,7 +11,7 @@ export RAY_AUTH_MODE := token
 export TOKENIZERS_PARALLELISM := false
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-fast test-faults test-images lint format up stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection bench-tune report-tasks report-metadata report-live pretrain clean
+.PHONY: help install demo test test-fast test-faults test-images test-fuzz lint format up stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection bench-tune bench-serve report-tasks report-metadata report-live pretrain clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test-faults: $(STAMP)  ## the two-node cluster and every fault, with those that 
 
 test-images: $(STAMP)  ## what the images and manifests install and start, for real (10 minutes)
 	@$(BIN)/python -m pytest -m long tests/manifests
+
+test-fuzz: $(STAMP)  ## 10,000 requests to the service that nobody means well (4 minutes)
+	@$(BIN)/python -m pytest -m "long or not long" tests/serving/test_fuzz.py
 
 lint: $(STAMP)  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
@@ -73,6 +76,10 @@ bench-gpu: $(STAMP)  ## what waits for a CUDA device: the Phi-3-mini architectur
 
 bench-plan: $(STAMP)  ## the planner's memory model against measured peaks (half an hour; goes on where it stopped)
 	@$(BIN)/python -m jobs.bench_plan
+
+bench-serve: $(STAMP)  ## the service beside an empty deployment, and under load with kills (needs wrk)
+	-@$(BIN)/python -m jobs.bench_serve speed
+	@$(BIN)/python -m jobs.bench_serve kills
 
 bench-tune: $(STAMP)  ## live tuning: what a step costs beside its work, time to the first step, busy slots (six minutes)
 	@$(BIN)/python -m jobs.bench_tune

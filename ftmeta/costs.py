@@ -25,10 +25,10 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 EVALUATION_BATCH = 64  # examples; only the number of weight reads depends on it
+_MAX_COUNTED = 20_000
 ANALYTIC_NAMES = ("peft_method", "target_modules", "adapted_layers", "batch_size")  # hyperparameters the counts need
 
 
@@ -121,6 +122,73 @@ def analytic_work(
     shape: ModelShape, pipeline: Pipeline, tokens: TokenStatistics, budget: Budget, weight_bytes: int = 2
 ) -> Work:
     """Cumulative work of one run at fidelities 0..budget.max_fidelity; see the head of this file for the formulas."""
+    return _work(shape, _counts(shape, pipeline), float(pipeline["batch_size"]), tokens, budget, weight_bytes)
+
+
+def analytic_seconds(
+    shape: ModelShape, pipelines: Sequence[Pipeline], tokens: TokenStatistics, budget: Budget, hardware: HardwareProfile
+) -> np.ndarray:
+    """seconds_NT of `analytic_work` for many pipelines at once, which takes little more than for one."""
+    import numpy as np
+
+    batch_N1 = np.array([pipeline["batch_size"] for pipeline in pipelines], dtype=float)[:, None]
+    columns = np.array(_many_counts(shape, pipelines), dtype=float).T[:, :, None]
+    work = _work(shape, _Counts(*columns), batch_N1, tokens, budget, hardware.weight_bytes)
+    return work.seconds(hardware)
+
+
+def trainable_share(shape: ModelShape, pipelines: Sequence[Pipeline]) -> np.ndarray:
+    """share_N: adapter weights / weights of all layers."""
+    import numpy as np
+
+    trainable_N = np.array([counts.trainable for counts in _many_counts(shape, pipelines)], dtype=float)
+    return trainable_N / layer_weights(shape)
+
+
+class _Counts(NamedTuple):
+    """What the formulas need of a pipeline on a shape; numbers, or columns of them for several pipelines."""
+
+    trainable: Any  # adapter weights
+    step_flops: Any  # once a step: DoRA's norms
+    token_flops: Any  # DoRA's second product with the weights, where there is dropout
+    share: Any  # of the layers that the backward pass reaches
+    full: Any  # 1 where the loss is on the prompt too
+
+
+def _many_counts(shape: ModelShape, pipelines: Sequence[Pipeline]) -> list[_Counts]:
+    """The same candidates are asked about again and again, so what was counted is kept."""
+    known, found = _counted(shape), []
+    if len(known) > _MAX_COUNTED:
+        known.clear()
+    for pipeline in pipelines:
+        counts = known.get(pipeline.id)
+        if counts is None:
+            counts = known[pipeline.id] = _counts(shape, pipeline)
+        found.append(counts)
+    return found
+
+
+@functools.lru_cache(maxsize=16)
+def _counted(shape: ModelShape) -> dict[str, _Counts]:
+    """Pipeline id -> its counts on this shape."""
+    return {}
+
+
+def _counts(shape: ModelShape, pipeline: Pipeline) -> _Counts:
+    step_flops = token_flops = 0.0
+    if pipeline.get("peft_method") == "dora":
+        matrices = _target_matrices(shape, pipeline)
+        adapted = adapted_layers(shape, pipeline) * sum(d_in * d_out for d_in, d_out in matrices)
+        step_flops = (2 * float(pipeline["lora_rank"]) + 3) * adapted
+        token_flops = 4.0 * adapted if pipeline.get("lora_dropout") else 0.0
+    share = 0.5 if pipeline.get("adapted_layers") == "upper_half" else 1.0
+    full = float(pipeline.get("loss_on") == "full")
+    return _Counts(trainable_parameters(shape, pipeline), step_flops, token_flops, share, full)
+
+
+def _work(
+    shape: ModelShape, counts: _Counts, batch_size: Any, tokens: TokenStatistics, budget: Budget, weight_bytes: int
+) -> Work:
     import numpy as np
 
     h, L, V = shape.hidden_size, shape.layers, shape.vocab_size
@@ -128,29 +196,17 @@ def analytic_work(
     answer = min(tokens.answer_tokens, max(shape.context_length - prompt, 1))
     length = prompt + answer
     weights = layer_weights(shape)
-    trainable = trainable_parameters(shape, pipeline)
-    share = 0.5 if pipeline.get("adapted_layers") == "upper_half" else 1.0  # layers that the backward pass reaches
-    head_tokens = length if pipeline.get("loss_on") == "full" else answer  # an example
+    trainable, step_flops, token_flops, share, full = counts
+    head_tokens = np.where(full, length, answer)  # an example
 
     forward = length * (2 * weights + 4 * L * length * h)
     backward = share * length * (2 * weights + 8 * L * length * h)
-    example_flops = forward + backward + head_tokens * 4 * h * V + length * 6 * trainable
-    step_flops = 0.0
-    if pipeline.get("peft_method") == "dora":
-        matrices, layers, rank = (
-            _target_matrices(shape, pipeline),
-            adapted_layers(shape, pipeline),
-            pipeline["lora_rank"],
-        )
-        adapted = layers * sum(d_in * d_out for d_in, d_out in matrices)
-        step_flops = (2 * float(rank) + 3) * adapted
-        if pipeline.get("lora_dropout"):
-            example_flops += length * 4 * adapted
+    example_flops = forward + backward + head_tokens * 4 * h * V + length * 6 * trainable + length * token_flops
 
     examples = min(tokens.train_examples, budget.max_train_examples or math.inf) * budget.epochs
     t_T = np.arange(budget.max_fidelity + 1) / budget.max_fidelity
     examples_T = examples * t_T
-    steps_T = np.round(np.ceil(examples / float(pipeline["batch_size"])) * t_T)
+    steps_T = np.round(np.ceil(examples / batch_size) * t_T)
 
     evaluated_T = budget.eval_examples * np.arange(1, budget.max_fidelity + 2)
     passes_T = np.ceil(evaluated_T / EVALUATION_BATCH)

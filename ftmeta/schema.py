@@ -5,6 +5,7 @@ Validation happens at the edges (YAML, command line, HTTP, Parquet); here the ty
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -81,7 +82,7 @@ class Pipeline:
     space: str  # the name of the search space, as `lora-v1`
     values: Mapping[str, Value]
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         return fingerprint({"space": self.space, "values": dict(self.values)})[:12]
 

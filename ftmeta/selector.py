@@ -17,7 +17,7 @@ Meta-features that the surrogates look at and that are unknown of a task are tak
 and a warning says so. Those that need the base model (its zero-shot loss) are measured only for surrogates that look at
 them (ftmeta/recommend.py).
 
-Array legend: N candidates, T fidelities, D hyperparameters, S source tasks, F meta-features.
+Array legend: N candidates, K taken, T fidelities, D hyperparameters, S source tasks, F meta-features.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Selector:
         chosen_hardware = detect() if hardware is None else hardware
         profile = load_hardware(chosen_hardware)
         pool = self.candidates
-        mean_NT, deviation_NT = self.surrogates.predict_curve(pool, metafeatures, base_model)
+        mean_NT = self.surrogates.expected_curve(pool, metafeatures, base_model)
         cost_N = self.surrogates.predict_cost(pool, metafeatures, base_model, profile)[:, -1]
         fits_N = _within(cost_N, budget_s, budget_usd, chosen_hardware)
 
@@ -143,23 +143,25 @@ class Selector:
         taken = _spread(self._coordinates, ranked, top_k)
         if len(taken) < top_k:
             warnings.append(f"{len(taken)} of {top_k} pipelines: all others within the limits are near-copies of these")
-        low_NT = np.maximum(mean_NT - Z_80 * factor * deviation_NT, 0.0)
-        high_NT = np.minimum(mean_NT + Z_80 * factor * deviation_NT, 1.0)
+        mean_KT = mean_NT[taken]
+        _, deviation_KT = self.surrogates.predict_curve([pool[i] for i in taken], metafeatures, base_model)
+        low_KT = np.maximum(mean_KT - Z_80 * factor * deviation_KT, 0.0)
+        high_KT = np.minimum(mean_KT + Z_80 * factor * deviation_KT, 1.0)
         found = [
             Recommendation(
                 pipeline=pool[i],
-                score=float(mean_NT[i, -1]),
-                score_low=float(low_NT[i, -1]),
-                score_high=float(high_NT[i, -1]),
+                score=float(mean_KT[k, -1]),
+                score_low=float(low_KT[k, -1]),
+                score_high=float(high_KT[k, -1]),
                 cost_s=float(cost_N[i]),
                 cost_usd=usd(float(cost_N[i]), chosen_hardware),
-                curve=tuple(mean_NT[i].tolist()),
-                curve_low=tuple(low_NT[i].tolist()),
-                curve_high=tuple(high_NT[i].tolist()),
-                learning_rate=_learning_rate(pool[i], base_model),
+                curve=tuple(mean_KT[k].tolist()),
+                curve_low=tuple(low_KT[k].tolist()),
+                curve_high=tuple(high_KT[k].tolist()),
+                learning_rate=learning_rate_of(pool[i], base_model),
                 label=self.labels.get(pool[i].id),
             )
-            for i in taken
+            for k, i in enumerate(taken)
         ]
         return found, warnings
 
@@ -294,7 +296,7 @@ def _pipelines_in(space: Space) -> int:
     return total
 
 
-def _learning_rate(pipeline: Pipeline, base_model: BaseModelInfo) -> float | None:
+def learning_rate_of(pipeline: Pipeline, base_model: BaseModelInfo) -> float | None:
     multiplier, rate = pipeline.get("lr_multiplier"), pipeline.get("learning_rate")
     if multiplier is not None:
         return float(multiplier) * base_model.reference_lr

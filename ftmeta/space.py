@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ConfigSpace import ConfigurationSpace
 
 NAMED_PIPELINES = ("default", "strong-default")
+_MAX_ENCODED = 20_000
 _RELATIVE_TOLERANCE = 1e-9  # a float that was rounded on its way through a table still lies within its bounds
 
 
@@ -246,8 +247,21 @@ class Space:
         """
         import numpy as np
 
-        X_NF = np.array([self._encode_one(pipeline.values) for pipeline in pipelines], dtype=np.float32)
+        if len(self._encoded) > _MAX_ENCODED:
+            self._encoded.clear()
+        rows = []
+        for pipeline in pipelines:
+            row = self._encoded.get(pipeline.id)
+            if row is None:
+                row = self._encoded[pipeline.id] = np.array(self._encode_one(pipeline.values), dtype=np.float32)
+            rows.append(row)
+        X_NF = np.array(rows, dtype=np.float32)
         return X_NF.reshape(len(pipelines), len(self._columns)), self._columns
+
+    @functools.cached_property
+    def _encoded(self) -> dict[str, np.ndarray]:
+        """Pipeline id -> its row: the same candidates are asked about again and again."""
+        return {}
 
     @functools.cached_property
     def _columns(self) -> list[str]:

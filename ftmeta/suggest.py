@@ -23,7 +23,7 @@ from ftmeta.optimizers.acquisition import expected_improvement
 from ftmeta.optimizers.ours import Ours, Transfer
 from ftmeta.optimizers.protocol import Outcome, Problem, Step
 from ftmeta.schema import BaseModelInfo, Pipeline
-from ftmeta.selector import Selector, _learning_rate
+from ftmeta.selector import Selector, learning_rate_of
 from ftmeta.surrogates import Context
 from ftmeta.surrogates.quality import Z_80
 
@@ -172,7 +172,7 @@ def _next(
     found = (
         pipeline.to_json(),
         selector.labels.get(pipeline.id),
-        _learning_rate(pipeline, base_model),
+        learning_rate_of(pipeline, base_model),
         step.start,
         step.fidelity,
         float(expected_improvement(np.array([mean]), np.array([deviation]), best)[0]),

@@ -12,6 +12,9 @@ _TRIED = """## What was tried
 - A question without rows that comes again is answered from memory, before anything is parsed: 0.2 ms of processor time
   in the replica. What is left of the difference to the empty deployment is Serve's own: a body to fetch from the proxy
   (the empty one reads none) and 8 kB to carry back.
+- For a new task, time goes into predicting half a thousand candidates. Encoding them once, counting work for all at
+  once, and asking for deviations of those that are taken only, brings a recommendation from 65 to 7 ms of processor
+  time.
 - `RAY_SERVE_THROUGHPUT_OPTIMIZED=1` made both deployments a little faster and left the ratios as they were, as far as a
   busy machine tells.
 - A replica reserves no CPU and imports no torch, so that it stays small; a selector whose surrogates look at the

@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ftmeta.costs import TokenStatistics, analytic_work, layer_weights, trainable_parameters, usd, usd_of_tokens
+from ftmeta.costs import (
+    TokenStatistics,
+    analytic_seconds,
+    analytic_work,
+    layer_weights,
+    trainable_parameters,
+    usd,
+    usd_of_tokens,
+)
 from ftmeta.errors import ConfigError
 from ftmeta.hardware import detect, for_device, list_hardware, load_hardware
 from ftmeta.schema import ModelShape, Pipeline
@@ -134,3 +142,19 @@ def test_tokens_have_a_price_only_where_a_table_names_the_model(
     monkeypatch.setenv("FTMETA_PRICES", str(negative))
     with pytest.raises(ConfigError, match=r"m.*prompt.*greater than or equal to 0"):
         usd_of_tokens("m", 1, 1)
+
+
+def test_many_pipelines_at_once_cost_what_each_costs_alone() -> None:
+    hardware = load_hardware("cpu-core")
+    many = [
+        pipeline(),
+        pipeline(loss_on="full", batch_size=4),
+        pipeline(peft_method="dora", lora_rank=8, lora_dropout=0.1, adapted_layers="upper_half"),
+        pipeline(peft_method="dora", lora_dropout=0.0, target_modules="attention"),
+        pipeline(
+            peft_method="ia3", **dict.fromkeys(("lora_rank", "alpha_per_rank", "lora_dropout", "lora_plus_ratio"))
+        ),
+    ]
+    at_once_NT = analytic_seconds(PHI3_MINI, many, TOKENS, BUDGET, hardware)
+    alone = [analytic_work(PHI3_MINI, one, TOKENS, BUDGET, hardware.weight_bytes).seconds(hardware) for one in many]
+    assert at_once_NT == pytest.approx(np.array(alone), rel=1e-12)

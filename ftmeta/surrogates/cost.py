@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ftmeta.costs import TOKEN_METAFEATURES, TokenStatistics, analytic_work, has_analytic_cost
+from ftmeta.costs import TOKEN_METAFEATURES, TokenStatistics, analytic_seconds, has_analytic_cost
 from ftmeta.errors import DataError, MetaDatasetError, UserError
 from ftmeta.hardware import HardwareProfile
 from ftmeta.schema import Budget, Pipeline
@@ -97,7 +97,6 @@ def _base(
     tokens = TokenStatistics.of(context.metafeatures)
     if hardware is None or context.shape is None or tokens is None:
         return np.tile(np.arange(T + 1) / T, (len(pipelines), 1))
-    shape, weight_bytes = context.shape, hardware.weight_bytes
-    return np.array(
-        [analytic_work(shape, pipeline, tokens, budget, weight_bytes).seconds(hardware) for pipeline in pipelines]
-    ).reshape(len(pipelines), T + 1)
+    if not len(pipelines):
+        return np.zeros((0, T + 1))
+    return analytic_seconds(context.shape, pipelines, tokens, budget, hardware)

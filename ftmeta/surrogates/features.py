@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ftmeta.costs import TokenStatistics, has_analytic_cost, layer_weights, trainable_parameters
+from ftmeta.costs import TokenStatistics, has_analytic_cost, trainable_share
 from ftmeta.schema import Budget, ModelShape, Pipeline
 from ftmeta.space import Space
 
@@ -108,45 +108,50 @@ def _raw(
     counts: Sequence[str],
 ) -> np.ndarray:
     encoded_NF, _ = space.encode(pipelines)
-    dynamics_NF = np.array([_dynamics(space, budget, pipeline, context) for pipeline in pipelines], dtype=np.float64)
+    dynamics_NF = _dynamics(space, budget, pipelines, context)
     values = [context.metafeatures.get(name, math.nan) for name in task_features]
     task = [
         math.log1p(max(value, 0.0)) if name in counts else float(value)
         for name, value in zip(task_features, values, strict=True)
     ]
     task_NF = np.tile(np.array(task, dtype=np.float64), (len(pipelines), 1))
-    return np.concatenate([encoded_NF.astype(np.float64), dynamics_NF.reshape(len(pipelines), -1), task_NF], axis=1)
+    return np.concatenate([encoded_NF.astype(np.float64), dynamics_NF, task_NF], axis=1)
 
 
-def _dynamics(space: Space, budget: Budget, pipeline: Pipeline, context: Context) -> list[float]:
+def _dynamics(space: Space, budget: Budget, pipelines: Sequence[Pipeline], context: Context) -> np.ndarray:
     """Natural logarithms; NaN where task or base model do not say. The same columns for every pipeline of a space."""
-    columns: list[float] = []
+    N = len(pipelines)
+    columns: list[np.ndarray] = []
     tokens = TokenStatistics.of(context.metafeatures)
     rate = next((name for name in _LEARNING_RATES if name in space.hyperparameters), None)
-    step_size = math.nan
+    step_size_N = np.full(N, math.nan)
     if rate is not None:
-        step_size = math.log(max(float(pipeline[rate]), 1e-12)) + _log_scaling(pipeline)
-        columns.append(step_size)
+        rate_N = np.array([pipeline[rate] for pipeline in pipelines], dtype=np.float64)
+        step_size_N = np.log(np.maximum(rate_N, 1e-12)) + _log_scaling(pipelines)
+        columns.append(step_size_N)
     if "batch_size" in space.hyperparameters:
-        batch = float(pipeline["batch_size"])
+        batch_N = np.array([pipeline["batch_size"] for pipeline in pipelines], dtype=np.float64)
         examples = math.nan
         if tokens is not None:
             examples = min(tokens.train_examples, budget.max_train_examples or math.inf) * budget.epochs
-        steps = math.log(max(examples / batch, 1.0)) if examples == examples else math.nan
-        columns += [steps, step_size + steps, step_size - 0.5 * math.log(batch)]
-        columns.append(
-            math.nan if tokens is None else math.log(examples * (tokens.prompt_tokens + tokens.answer_tokens))
-        )
+        steps_N = np.log(np.maximum(examples / batch_N, 1.0))  # NaN stays NaN
+        columns += [steps_N, step_size_N + steps_N, step_size_N - 0.5 * np.log(batch_N)]
+        seen = math.nan if tokens is None else math.log(examples * (tokens.prompt_tokens + tokens.answer_tokens))
+        columns.append(np.full(N, seen))
     if has_analytic_cost(space.hyperparameters):
-        shape = context.shape
-        share = math.nan if shape is None else trainable_parameters(shape, pipeline) / layer_weights(shape)
-        columns.append(math.log(share))
-    return columns
+        columns.append(
+            np.full(N, math.nan) if context.shape is None else np.log(trainable_share(context.shape, pipelines))
+        )
+    return np.stack(columns, axis=1) if columns else np.zeros((N, 0))
 
 
-def _log_scaling(pipeline: Pipeline) -> float:
+def _log_scaling(pipelines: Sequence[Pipeline]) -> np.ndarray:
     """log of the factor on the adapter's output: alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski 2023)."""
-    per_rank, rank = pipeline.get("alpha_per_rank"), pipeline.get("lora_rank")
-    if per_rank is None or rank is None:
-        return 0.0
-    return math.log(float(per_rank)) + (0.5 * math.log(float(rank)) if pipeline.get("peft_method") == "rslora" else 0.0)
+
+    def numbers(name: str) -> np.ndarray:
+        """NaN where inactive."""
+        return np.array([pipeline.get(name) for pipeline in pipelines], dtype=np.float64)
+
+    rslora_N = np.array([pipeline.get("peft_method") == "rslora" for pipeline in pipelines], dtype=bool)
+    log_rank_N = np.log(numbers("lora_rank"))
+    return np.nan_to_num(np.log(numbers("alpha_per_rank")) + np.where(rslora_N, 0.5 * log_rank_N, 0.0 * log_rank_N))

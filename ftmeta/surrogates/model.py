@@ -88,6 +88,12 @@ class Surrogates:
         """
         return self.performance.predict(pipelines, _context(metafeatures, base_model), observations)
 
+    def expected_curve(
+        self, pipelines: Sequence[Pipeline], metafeatures: Mapping[str, float], base_model: BaseModelInfo | None
+    ) -> np.ndarray:
+        """mean_NT of `predict_curve` before anything is seen, which takes far less than the deviation."""
+        return self.performance.expected(pipelines, _context(metafeatures, base_model))
+
     def predict_cost(
         self,
         pipelines: Sequence[Pipeline],

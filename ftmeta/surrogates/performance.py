@@ -72,6 +72,8 @@ class PerformanceSurrogate:
         self, pipelines: Sequence[Pipeline], context: Context, observations: Sequence[Observation] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
         """mean_NT and deviation_NT of the score in [0, 1] at fidelities 1..T. The deviation is that of a single run."""
+        if not observations:
+            return self._before_anything_is_seen(pipelines, context)
         seen = {one.pipeline.id: one.pipeline for one in observations}
         pool = {pipeline.id: pipeline for pipeline in pipelines} | seen
         row = {key: n for n, key in enumerate(pool)}
@@ -84,6 +86,23 @@ class PerformanceSurrogate:
         asked = [row[pipeline.id] for pipeline in pipelines]
         factor_NT = self.calibration(belief.z_NT[asked])
         return np.clip(mean[asked], 0.0, 1.0), np.sqrt(variance[asked]) * factor_NT
+
+    def expected(self, pipelines: Sequence[Pipeline], context: Context) -> np.ndarray:
+        """mean_NT of `predict` before anything is seen on the task."""
+        location, scale = self.scale.predict(context)
+        return np.clip(location + scale * self.predicted_z(pipelines, context), 0.0, 1.0)
+
+    def _before_anything_is_seen(
+        self, pipelines: Sequence[Pipeline], context: Context
+    ) -> tuple[np.ndarray, np.ndarray]:
+        X_NF = self.features.transform(pipelines, context).astype(np.float64)
+        location, scale = self.scale.predict(context)
+        z_NT = self.process.predict(X_NF)
+        of_location, of_scale = self.scale.variance_2
+        curve_T = np.maximum(np.diag(self.process.covariance_TT), 0.0)
+        own_NT = (self.process.variance(X_NF) + self.process.noise)[:, None] * curve_T
+        variance_NT = of_location + of_scale * z_NT**2 + scale**2 * own_NT
+        return np.clip(location + scale * z_NT, 0.0, 1.0), np.sqrt(variance_NT) * self.calibration(z_NT)
 
     def belief(self, pipelines: Sequence[Pipeline], context: Context) -> Belief:
         """Of distinct pipelines on a new task, before anything is seen there."""

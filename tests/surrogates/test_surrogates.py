@@ -51,6 +51,18 @@ def test_pipelines_never_run_on_a_task_never_seen_are_ranked(surrogates: Surroga
     assert ((mean_NT >= 0) & (mean_NT <= 1)).all()
 
 
+def test_what_is_predicted_before_anything_is_seen_is_the_same_by_both_ways(surrogates: Surrogates) -> None:
+    """The short ways, without covariances between pipelines, against the belief that conditions on scores."""
+    pipelines = surrogates.space.sample(60, seed=5)
+    context = Context(NEW_TASK, BASE_MODEL.shape)
+    belief = surrogates.performance.belief(pipelines, context)
+    mean_NT, deviation_NT = surrogates.predict_curve(pipelines, NEW_TASK, BASE_MODEL)
+    factor_NT = surrogates.performance.calibration(belief.z_NT)
+    np.testing.assert_allclose(mean_NT, np.clip(belief.mean_NT, 0, 1), rtol=1e-9)
+    np.testing.assert_allclose(deviation_NT, np.sqrt(belief.variance()) * factor_NT, rtol=1e-6)
+    np.testing.assert_allclose(surrogates.expected_curve(pipelines, NEW_TASK, BASE_MODEL), mean_NT, rtol=1e-9)
+
+
 def test_the_best_learning_rate_moves_with_the_size_of_the_task(tmp_path: Path) -> None:
     """Twelve tasks are enough to learn from; in the truth the best multiple falls with more training examples."""
     write_sweep(tmp_path, 12, 25, seed=3)
