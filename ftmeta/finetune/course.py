@@ -35,6 +35,12 @@ class Counts:
     wall_s: float
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device or the machine had no memory left."""
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in _OUT_OF_MEMORY)
+
+
 class Course:
     """`status` is `stopped` until the run ends some way, `error` says why in one line; `curve` begins at fidelity 0."""
 
@@ -104,13 +110,9 @@ class Course:
 
     def end(self, error: Exception) -> None:
         """Ends the run with the status that the error stands for."""
+        status: Status = "oom" if is_out_of_memory(error) else "error"
         if isinstance(error, FloatingPointError):
-            status: Status = "diverged"
-        elif isinstance(error, torch.OutOfMemoryError | MemoryError):
-            status = "oom"
-        else:
-            said = str(error).lower()
-            status = "oom" if any(words in said for words in _OUT_OF_MEMORY) else "error"
+            status = "diverged"
         logging.getLogger(__name__).debug("run %s: %s", self.spec.run_id, status, exc_info=error)
         lines = str(error).strip().splitlines() or [""]
         kind = "" if isinstance(error, FloatingPointError) else f"{type(error).__name__}: "

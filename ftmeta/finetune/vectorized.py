@@ -12,15 +12,18 @@ each run's two thin LoRA products are its own (side_by_side.py). What a run comp
 curve is that of `finetune`, to the rounding of float32, whatever its neighbours do. A slot whose run has ended takes
 the next one.
 
-A run's batch is cut into pieces as if it were alone; pieces of several runs fill a pass of `pass_tokens` together.
+A run's batch is cut into pieces as if it were alone; pieces of several runs fill a pass of `pass_tokens` together, or
+of half as many where memory does not hold it.
 Device time of a pass is shared by the tokens that each run had in it.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +37,7 @@ from ftmeta.finetune import adapters, decoder, evaluate
 from ftmeta.finetune import checkpoint as checkpoints
 from ftmeta.finetune.checkpoint import Progress
 from ftmeta.finetune.clock import Clock, PeakMemory
-from ftmeta.finetune.course import Counts, Course
+from ftmeta.finetune.course import Counts, Course, is_out_of_memory
 from ftmeta.finetune.data import Batch, TokenizedTask, Tokens, collate, micro_batches
 from ftmeta.finetune.engine import Execution
 from ftmeta.finetune.neftune import with_noise
@@ -45,11 +48,14 @@ from ftmeta.finetune.randomness import Randomness
 from ftmeta.finetune.settings import settings_of
 from ftmeta.finetune.side_by_side import Adapter, Part, Projection, merged, why_not
 from ftmeta.finetune.training import MICRO_BATCH_TOKENS, Plan
+from ftmeta.finetune.worker import finetune
 from ftmeta.models import LoadedModel
 from ftmeta.schema import CurvePoint, RunResult, RunSpec, Split
 
 # Rows x padded length of a pass. On a CPU a pass beyond the caches gains nothing.
 _PASS_TOKENS = {"cpu": 1024, "cuda": 262144}
+
+log = logging.getLogger("ftmeta.finetune")
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,14 @@ class _Run:
         return self.course.status != "stopped" or self.course.fidelity > last
 
 
+class _TooMuch(Exception):  # noqa: N818  # a signal
+    """A pass of several runs has run out of memory."""
+
+
+def _is_well(loss: torch.Tensor | Exception) -> bool:
+    return isinstance(loss, torch.Tensor)
+
+
 @dataclass(frozen=True)
 class _Piece:
     """A part of a run's batch that is computed in one pass."""
@@ -112,7 +126,8 @@ class _Piece:
 
 class Cohort:
     """`slots` places for runs on one base model. `pass_tokens`: rows x padded length of all pieces in a pass; None
-    takes the device's default. Raises ModelError for a base model that has no lean forward pass."""
+    takes the device's default. `generate`: a run that comes to its end answers test questions, for the generation
+    metrics of its row. Raises ModelError for a base model that has no lean forward pass."""
 
     def __init__(
         self,
@@ -122,10 +137,11 @@ class Cohort:
         execution: Execution = Execution(),  # noqa: B008  # frozen
         pass_tokens: int | None = None,
         score_test: bool = True,
+        generate: bool = True,
     ) -> None:
         if slots < 1:
             raise UserError(f"a cohort has at least one slot, not {slots}")
-        self._base, self._score_test = base, score_test
+        self._base, self._score_test, self._generate = base, score_test, generate
         self._limit = execution.micro_batch_tokens or MICRO_BATCH_TOKENS[base.device.type]
         self._pass_tokens = pass_tokens or max(self._limit, _PASS_TOKENS[base.device.type])
         if not decoder.is_supported(base.model, 1):
@@ -262,16 +278,52 @@ class Cohort:
     def _step(self, stepping: Sequence[tuple[int, _Run]]) -> Iterator[tuple[int, _Run]]:
         """One optimizer step of each run; those that end in it are given back."""
         pieces = [self._pieces(run) for _, run in stepping]
-        losses = [torch.zeros((), device=self._base.device) for _ in stepping]
-        for together in _passes(pieces, self._pass_tokens):
-            for number, loss in self._backward([(number, pieces[number][at]) for number, at in together]):
-                losses[number] += loss
+        losses = self._losses([run for _, run in stepping], pieces)
         for (slot, run), loss in zip(stepping, losses, strict=True):
             try:
+                if isinstance(loss, Exception):
+                    raise loss
                 self._update(run, loss)
             except Exception as error:
                 run.course.end(error)
                 yield slot, run
+
+    def _losses(self, runs: Sequence[_Run], pieces: Sequence[list[_Piece]]) -> list[torch.Tensor | Exception]:
+        """The loss of each run's batch, with its gradients added to its adapter's; or why it could not be computed.
+
+        A pass that memory does not hold is done once more in halves, with the same random numbers, and so are all
+        passes from then on. A piece that it does not hold by itself ends its run.
+        """
+        while True:
+            before = [run.generator.get_state() for run in runs]
+            found: list[torch.Tensor | Exception] = [torch.zeros((), device=self._base.device) for _ in runs]
+            try:
+                for together in _passes(pieces, self._pass_tokens):
+                    well = [(number, pieces[number][at]) for number, at in together if _is_well(found[number])]
+                    self._add_losses(well, found)
+                return found
+            except _TooMuch:
+                for run, state in zip(runs, before, strict=True):
+                    run.generator.set_state(state)
+                    run.adapter.zero_grad()
+
+    def _add_losses(self, pieces: Sequence[tuple[int, _Piece]], found: list[torch.Tensor | Exception]) -> None:
+        if not pieces:
+            return
+        try:
+            for number, loss in self._backward(pieces):
+                total = found[number]
+                assert isinstance(total, torch.Tensor)
+                found[number] = total + loss
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(pieces) == 1:
+                found[pieces[0][0]] = error
+                return
+            self._pass_tokens = sum(piece.padded_tokens for _, piece in pieces) // 2
+            log.warning("memory does not hold %d runs in a pass; from here on it is halved", len(pieces))
+            raise _TooMuch from None
 
     def _pieces(self, run: _Run) -> list[_Piece]:
         rows = [run.plan.rows[index] for index in run.plan.batches[run.step]]
@@ -346,9 +398,24 @@ class Cohort:
             wall_s=run.wall_s,
             peak_memory_gb=run.peak.gb(),
             device=device_name(self._base.device),
-            generation=None,
+            generation=self._generation(run) if self._generate and run.course.status == "ok" else None,
         )
         return Event(slot, ended=result)
+
+    def _generation(self, run: _Run) -> Mapping[str, float] | None:
+        """Of the run as it would be alone: the base model generates with its adapter around it."""
+        spec = run.course.spec
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = Path(folder) / "run"
+            _save(run, checkpoint, self._base.device.type)
+            with finetune(
+                *(spec.pipeline, run.tokenized.task, self._base, spec.seed),
+                budget=spec.budget,
+                checkpoint=checkpoint,
+                tokenized=run.tokenized,
+            ) as whole:
+                whole.evaluate_test()
+                return whole.result().run.generation
 
 
 def _passes(pieces: Sequence[Sequence[_Piece]], limit: int) -> Iterator[list[tuple[int, int]]]:

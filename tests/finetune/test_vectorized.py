@@ -6,7 +6,8 @@ order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,21 @@ def test_a_run_may_end_at_an_earlier_fidelity(
     assert_same(together.curves["plain"], alone["plain"][0][:3])
 
 
+def test_a_run_that_comes_to_its_end_has_the_generation_metrics_that_it_has_alone(
+    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec]
+) -> None:
+    spec = specs["rslora"]
+    task = next(one for one in tasks if one.name == spec.task)
+    with finetune(spec.pipeline, task, base, spec.seed, budget=spec.budget) as run:
+        list(run)
+        run.evaluate_test()
+        wanted = run.result().run.generation
+    together = Together(base, tasks, 2)
+    together.run({"rslora": spec, "plain": specs["plain"]})
+    assert wanted is not None
+    assert together.results["rslora"].run.generation == pytest.approx(wanted, abs=0.02)
+
+
 def test_costs_add_up_and_are_shared_by_tokens(base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec]) -> None:
     together = Together(base, tasks, 2)
     together.run({"plain": specs["plain"], "full-text": specs["full-text"]})
@@ -253,6 +269,49 @@ def test_a_task_so_small_that_a_fidelity_is_no_step(base: LoadedModel, spec_of: 
     together = Together(base, [tiny], 1)
     together.run({"tiny": spec})
     assert_same(together.curves["tiny"], wanted)
+
+
+@contextmanager
+def little_memory(base: LoadedModel, tokens: int) -> Iterator[list[int]]:
+    """Passes of more tokens run out of memory, as a device does it: in the middle, when noise has been drawn."""
+    refused: list[int] = []
+
+    def look(module: Any, inputs: tuple[Any, ...]) -> None:
+        if len(inputs[0]) > tokens:
+            refused.append(len(inputs[0]))
+            raise MemoryError(f"no memory for {len(inputs[0])} tokens")
+
+    handle = base.model.get_decoder().rotary_emb.register_forward_pre_hook(look)
+    try:
+        yield refused
+    finally:
+        handle.remove()
+
+
+def test_a_pass_that_memory_does_not_hold_is_halved_and_nothing_changes(
+    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone
+) -> None:
+    names = ["dropout", "neftune", "rank", "lora-plus", "attention"]
+    together = Together(base, tasks, len(names))
+    with little_memory(base, 500) as refused:
+        together.run({name: specs[name] for name in names})
+    assert refused
+    assert len(refused) < 5  # the halves are remembered
+    for name in names:
+        assert_same(together.curves[name], alone[name][0])
+
+
+def test_a_run_that_memory_does_not_hold_by_itself_ends_and_nobody_else(
+    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone
+) -> None:
+    together = Together(base, tasks, 3)
+    with little_memory(base, 400) as refused:
+        together.run({name: specs[name] for name in ("large-batch", "plain", "batch")})
+    assert refused
+    assert together.results["large-batch"].run.status == "oom"
+    assert "no memory for" in str(together.results["large-batch"].run.error)
+    for name in ("plain", "batch"):
+        assert_same(together.curves[name], alone[name][0])
 
 
 # --- what cannot be ---------------------------------------------------------------------------------------------------
