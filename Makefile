@@ -11,7 +11,7 @@ export RAY_AUTH_MODE := token
 export TOKENIZERS_PARALLELISM := false
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-fast test-faults test-images test-fuzz lint format up stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection bench-tune bench-serve report-tasks report-metadata report-live pretrain clean
+.PHONY: help install demo test test-fast test-faults test-long test-images test-fuzz lint format up stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection bench-tune bench-serve bench-sweep report-tasks report-metadata report-live pretrain clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,14 +30,20 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## from a dataset to a recommended, finetuned model, on this machine
 	@$(BIN)/python -m jobs.demo
 
-test: $(STAMP) lint  ## all checks and tests, a real Ray cluster, Serve and MLflow among them
-	@$(BIN)/python -m pytest
+test: $(STAMP) lint  ## all checks and tests, a real Ray cluster, Serve and MLflow among them (20 minutes on two cores)
+	@failed=0; \
+	$(BIN)/python -m pytest -m "not cluster and not long" -n 2 --dist loadfile || failed=1; \
+	$(BIN)/python -m pytest -m "cluster and not long" || failed=1; \
+	exit $$failed
 
 test-fast: $(STAMP)  ## the tests that start no cluster and no browser
 	@$(BIN)/python -m pytest -m "not cluster and not browser and not long"
 
 test-faults: $(STAMP)  ## the two-node cluster and every fault, with those that `make test` leaves out (15 minutes)
 	@$(BIN)/python -m pytest -m "long or not long" tests/cluster/test_two_nodes.py tests/cluster/test_faults.py
+
+test-long: $(STAMP)  ## everything that `make test` leaves out (half an hour)
+	@$(BIN)/python -m pytest -m long
 
 test-images: $(STAMP)  ## what the images and manifests install and start, for real (10 minutes)
 	@$(BIN)/python -m pytest -m long tests/manifests
@@ -80,6 +86,9 @@ bench-plan: $(STAMP)  ## the planner's memory model against measured peaks (half
 bench-serve: $(STAMP)  ## the service beside an empty deployment, and under load with kills (needs wrk)
 	-@$(BIN)/python -m jobs.bench_serve speed
 	@$(BIN)/python -m jobs.bench_serve kills
+
+bench-sweep: $(STAMP)  ## many runs at once on one base against one at a time (seven minutes; --device cuda on a GPU)
+	@$(BIN)/python -m jobs.bench_sweep
 
 bench-tune: $(STAMP)  ## live tuning: what a step costs beside its work, time to the first step, busy slots (six minutes)
 	@$(BIN)/python -m jobs.bench_tune

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
 RUNS_PER_EXPERIMENT = 5000
+_LANE_DEATHS = 1000  # lanes that are begun at most; the sweep ends long before where they die one after the other
 _WAITING = {"cpu": 0.0, "memory": 1.0}  # of a slot whose run is elsewhere: a byte, because Tune refuses nothing at all
 FAILED: frozenset[Status] = frozenset({"error", "oom"})  # what --retry-failed runs again; diverging is a result
 
@@ -59,8 +60,9 @@ class State:
     under_way: dict[str, UnderWay] = field(default_factory=dict)  # by run id
     elsewhere: set[str] = field(default_factory=set)  # runs that another driver finished while this one was at work
 
-    def take(self, result: RunResult) -> None:
-        """Keeps a finished run. A failure to write it ends the sweep: rows come before everything else."""
+    def take(self, result: RunResult, *, busy_s: float | None = None) -> None:
+        """Keeps a finished run, for which a slot was at work for `busy_s` (None: as long as the run took). A failure to
+        write it ends the sweep: rows come before everything else."""
         totals, run = self.totals, result.run
         self.under_way.pop(run.run_id, None)
         try:
@@ -75,7 +77,7 @@ class State:
             self.elsewhere.add(run.run_id)  # whoever wrote its row sends it to MLflow
         totals.done += 1
         totals.failed += run.status in FAILED
-        totals.busy_s += run.wall_s
+        totals.busy_s += run.wall_s if busy_s is None else busy_s
         totals.cost_s += run.cost_s
         cost_usd = usd_of(run.cost_s, run.device)
         if cost_usd is not None:
@@ -86,9 +88,13 @@ class State:
         """Whether a run whose turn has come is to be made: nobody has finished it meanwhile."""
         if spec.run_id in self.again or not self.ledger.has(spec.run_id):
             return True
-        self.elsewhere.add(spec.run_id)
-        self.totals.planned -= 1
+        self.skip([spec.run_id])
         return False
+
+    def skip(self, run_ids: Sequence[str]) -> None:
+        """Runs that somebody else has finished."""
+        self.elsewhere.update(run_ids)
+        self.totals.planned -= len(run_ids)
 
     def died(self, spec: RunSpec, error: Exception | None) -> None:
         """A worker's process is gone; its run is a row too."""
@@ -97,6 +103,10 @@ class State:
         reason = " ".join(str(error).split()) if error is not None else "no reason known"
         status: Status = "oom" if isinstance(error, OutOfMemoryError) else "error"
         self.take(failed_result(spec, status, f"the worker died: {reason}"[:500]))
+        self.count_death(reason)
+
+    def count_death(self, reason: str) -> None:
+        """Ends the sweep where one worker dies after the other."""
         self.deaths += 1
         if self.deaths >= max(3, 2 * self.totals.slots) and self.failure is None:
             self.failure = FtmetaError(f"{self.deaths} workers died one after the other; the last: {reason[-1000:]}")
@@ -122,7 +132,8 @@ def run_all(plan: Plan, pending: Sequence[RunSpec], state: State) -> None:
         for first in range(0, len(pending), RUNS_PER_EXPERIMENT):
             specs = [spec for spec in pending[first : first + RUNS_PER_EXPERIMENT] if state.wanted(spec)]
             if specs and not state.stop:
-                _run_experiment(plan, specs, state, Path(scratch) / str(first))
+                run = _run_experiment if sweep.runs_per_slot is None else _run_lanes
+                run(plan, specs, state, Path(scratch) / str(first))
     state.tune_s = time.monotonic() - began
 
 
@@ -149,14 +160,51 @@ def _run_experiment(plan: Plan, specs: Sequence[RunSpec], state: State, scratch:
         tasks=dict(plan.tasks),
         make_worker=functools.partial(make_worker, sweep, state.ledger.directory.parent),
     )
-    resources = {"cpu": sweep.cpus_per_slot, **({"gpu": sweep.gpus_per_slot} if sweep.gpus_per_slot else {})}
-    if sweep.workers_per_run is not None:
-        resources = _WAITING  # Ray Train asks for the workers' own
+    # With several workers a run, Ray Train asks for the workers' own.
+    resources = _resources(sweep) if sweep.workers_per_run is None else _WAITING
+    _fit(slot, resources, _searcher(specs, state), _rows(state), len(specs), state, scratch)
+
+
+def _run_lanes(plan: Plan, specs: Sequence[RunSpec], state: State, scratch: Path) -> None:
+    """Slots that train many runs at once (lanes.py)."""
+    from ray import tune
+
+    from ftmeta.orchestrate import lanes
+    from ftmeta.orchestrate.distributed import make_worker
+
+    sweep = plan.sweep
+    assert sweep.runs_per_slot is not None
+    with lanes.queue_of(specs, state.ledger.directory, state.again) as queue:
+        slot = tune.with_parameters(
+            lanes.LaneSlot,
+            tasks=dict(plan.tasks),
+            queue=queue.actor,
+            make_worker=functools.partial(make_worker, sweep, state.ledger.directory.parent),
+            places=sweep.runs_per_slot,
+        )
+        for attempt in range(_LANE_DEATHS):  # what a lane that died had is left for the next ones
+            if state.stop or not queue.waiting():
+                break
+            rows = lanes.rows(state, queue)
+            place = scratch / str(attempt)
+            _fit(slot, _resources(sweep), lanes.searcher(queue), rows, _LANE_DEATHS, state, place)
+        state.skip(queue.take_skipped())
+
+
+def _resources(sweep: Sweep) -> dict[str, float]:
+    return {"cpu": sweep.cpus_per_slot, **({"gpu": sweep.gpus_per_slot} if sweep.gpus_per_slot else {})}
+
+
+def _fit(
+    slot: Any, resources: dict[str, float], searcher: Searcher, rows: Callback, trials: int, state: State, scratch: Path
+) -> None:
+    from ray import tune
+
     tuner = tune.Tuner(
         tune.with_resources(slot, resources),
         tune_config=tune.TuneConfig(
-            search_alg=_searcher(specs, state),
-            num_samples=len(specs),
+            search_alg=searcher,
+            num_samples=trials,
             max_concurrent_trials=state.totals.slots,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -164,7 +212,7 @@ def _run_experiment(plan: Plan, specs: Sequence[RunSpec], state: State, scratch:
         run_config=tune.RunConfig(
             name="sweep",
             storage_path=str(scratch),
-            callbacks=[_rows(state)],
+            callbacks=[rows],
             stop=_stopper(state),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,

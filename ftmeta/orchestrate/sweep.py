@@ -11,6 +11,7 @@
     seeds: [0]
     replicates: {pipelines: 8, seeds: [1, 2]}                   # the first 8 once more: what the noise between seeds is
     budget: {eval_examples: 200}        # what differs from the space's own budget
+    runs_per_slot: 16                   # left out: one; else so many at once on one base model (lora, rslora; float32)
     workers_per_run: 4                  # left out: one process a run; else Ray Train with DeepSpeed (and `zero`)
 
 Paths are relative to the working directory, which for a job is the submitted one.
@@ -94,6 +95,7 @@ class Sweep(BaseModel):
     slots: int | None = Field(default=None, ge=1)  # runs at a time; None: as many as the cluster has room for
     cpus_per_slot: float = Field(default=1, gt=0)  # with workers_per_run: of each worker
     gpus_per_slot: float = Field(default=0, ge=0)
+    runs_per_slot: int | None = Field(default=None, ge=1, strict=True)
     workers_per_run: int | None = Field(default=None, ge=1)
     zero: Literal[0, 2, 3] = 2
     device: Literal["cpu", "cuda"] = "cpu"
@@ -106,6 +108,9 @@ class Sweep(BaseModel):
                 f"workers_per_run with device {self.device} and gpus_per_slot {self.gpus_per_slot:g}: a worker drives "
                 "one GPU (device: cuda, gpus_per_slot: 1) or none (device: cpu)"
             )
+        if self.runs_per_slot is not None and (self.workers_per_run is not None or self.worker == "simulated"):
+            other = "workers_per_run" if self.workers_per_run is not None else "worker: simulated"
+            raise ValueError(f"runs_per_slot and {other} exclude each other; give one of them")
         return self
 
     @property
@@ -119,7 +124,7 @@ class Sweep(BaseModel):
     @property
     def fingerprint(self) -> str:
         """Over what is run, not over how many at a time: it names the sweep's parent run in MLflow."""
-        how = {"slots", "cpus_per_slot", "gpus_per_slot", "workers_per_run", "zero"}
+        how = {"slots", "cpus_per_slot", "gpus_per_slot", "workers_per_run", "zero", "runs_per_slot"}
         return fingerprint(self.model_dump(exclude=how))
 
 

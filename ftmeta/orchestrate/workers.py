@@ -43,18 +43,18 @@ class FinetuneWorker:
 
         torch.set_num_threads(threads)
         self._tasks = tasks
-        self._base = load(resolve(base_model), device)
+        self.base = load(resolve(base_model), device)
         self._tokenized: dict[str, TokenizedTask] = {}
 
     def begin(self, spec: RunSpec) -> Run:
         from ftmeta.finetune import finetune, tokenize_task
 
         task = self._tasks[spec.task]
-        require_planned(self._base, spec)
+        require_planned(self.base, spec)
         if task.name not in self._tokenized:
-            self._tokenized[task.name] = tokenize_task(task, self._base)
+            self._tokenized[task.name] = tokenize_task(task, self.base)
         tokenized = self._tokenized[task.name]
-        started = finetune(spec.pipeline, task, self._base, spec.seed, budget=spec.budget, tokenized=tokenized)
+        started = finetune(spec.pipeline, task, self.base, spec.seed, budget=spec.budget, tokenized=tokenized)
         return _FinetuneRun(started)
 
 

@@ -27,7 +27,7 @@ def ask(page: Any) -> None:
 
 def test_the_example_gets_pipelines_with_curves(page: Any) -> None:
     page.click("text=Try with an example")
-    assert "210" in page.inner_text("#understood")
+    page.wait_for_selector("#understood:has-text('210')")
     assert "Nothing is sent" not in page.inner_text("#sending")
     ask(page)
     assert page.locator(".card").count() == 5

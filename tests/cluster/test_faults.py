@@ -217,6 +217,7 @@ def test_a_worker_is_killed(cluster: TwoNodes, make_run: Any, curves: Any) -> No
     assert second["step"] >= reached
 
 
+@pytest.mark.long
 def test_a_worker_gets_sigterm(cluster: TwoNodes, make_run: Any, curves: Any) -> None:
     """It is put aside at the next step, long before the next checkpoint would be written."""
     run = make_run(checkpoint_interval_s=300)
@@ -336,6 +337,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
+@pytest.mark.long
 def test_the_disk_is_full(cluster: TwoNodes, make_run: Any, curves: Any, small_disk: Path) -> None:
     """The run goes on without checkpoints, and cannot write its adapter; when there is room, it ends well."""
     run = make_run(out=small_disk / "run")
