@@ -31,10 +31,7 @@ demo: $(STAMP)  ## from a dataset to a recommended, finetuned model, on this mac
 	@$(BIN)/python -m jobs.demo
 
 test: $(STAMP) lint  ## all checks and tests, a real Ray cluster, Serve and MLflow among them (20 minutes on two cores)
-	@failed=0; \
-	$(BIN)/python -m pytest -m "not cluster and not long" -n 2 --dist loadfile || failed=1; \
-	$(BIN)/python -m pytest -m "cluster and not long" || failed=1; \
-	exit $$failed
+	@$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 test-fast: $(STAMP)  ## the tests that start no cluster and no browser
 	@$(BIN)/python -m pytest -m "not cluster and not browser and not long"

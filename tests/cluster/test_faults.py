@@ -217,7 +217,6 @@ def test_a_worker_is_killed(cluster: TwoNodes, make_run: Any, curves: Any) -> No
     assert second["step"] >= reached
 
 
-@pytest.mark.long
 def test_a_worker_gets_sigterm(cluster: TwoNodes, make_run: Any, curves: Any) -> None:
     """It is put aside at the next step, long before the next checkpoint would be written."""
     run = make_run(checkpoint_interval_s=300)
@@ -274,7 +273,6 @@ def test_a_node_is_about_to_go(cluster: TwoNodes, make_run: Any, curves: Any) ->
     wait_for(lambda: cluster.second.main is None or cluster.second.main.poll() is not None)
 
 
-@pytest.mark.long
 @pytest.mark.skipif(why_not_isolated() is not None, reason=f"no network namespaces: {why_not_isolated()}")
 def test_the_network_is_cut_for_20_s(cluster: TwoNodes, make_run: Any, curves: Any) -> None:
     """As a rule neither Ray nor gloo gives up in that time; if one does, the workers start again from a checkpoint."""
@@ -288,7 +286,6 @@ def test_the_network_is_cut_for_20_s(cluster: TwoNodes, make_run: Any, curves: A
     assert all(start["step"] >= reached and start["workers"] == 2 for start in again)
 
 
-@pytest.mark.long
 def test_the_job_is_stopped_killed_and_finds_torn_checkpoints(cluster: TwoNodes, make_run: Any, curves: Any) -> None:
     """SIGTERM to the driver; the same command again, its driver killed by SIGKILL; again, with the newest two
     checkpoints torn, and it goes on from the one before."""
@@ -337,7 +334,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-@pytest.mark.long
 def test_the_disk_is_full(cluster: TwoNodes, make_run: Any, curves: Any, small_disk: Path) -> None:
     """The run goes on without checkpoints, and cannot write its adapter; when there is room, it ends well."""
     run = make_run(out=small_disk / "run")

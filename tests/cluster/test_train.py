@@ -60,7 +60,6 @@ def test_options_that_make_no_sense(environment: dict[str, str], arguments: list
     assert said in done.stderr
 
 
-@pytest.mark.long
 def test_a_sweep_of_runs_on_two_workers(environment: dict[str, str], tmp_path: Path) -> None:
     """Two runs one after the other, the second with a pipeline that cannot be (rows are data); again: nothing to do."""
     sweep = {

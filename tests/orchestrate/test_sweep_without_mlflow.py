@@ -142,7 +142,6 @@ def test_a_server_that_is_away_for_a_while_misses_nothing(server: Server, sweep:
     assert [state for _, state in children] == ["FINISHED"] * RUNS
 
 
-@pytest.mark.long
 def test_a_server_that_never_comes_back_costs_no_row_and_the_next_submission_fills_the_gap(
     server: Server, sweep: Path, tmp_path: Path
 ) -> None:
