@@ -8,8 +8,8 @@ _TWO_NODES = ("test_two_nodes.py", "test_faults.py")  # they share a cluster of 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests stay in one process where several share the work (`-n 3 --dist loadgroup`): those of a file, and those
-    that share a cluster. Their time is spent waiting for it, so the others have the cores meanwhile."""
+    """Which tests stay in one process where several share the work (`-n 3 --dist loadgroup`): those of a file, and
+    those that share a cluster. Their time is spent waiting for it, so the others have the cores meanwhile."""
     for item in items:
         if item.path.name in _TWO_NODES:
             group = "two nodes"
