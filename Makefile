@@ -31,7 +31,7 @@ demo: $(STAMP)  ## from a dataset to a recommended, finetuned model, on this mac
 	@$(BIN)/python -m jobs.demo
 
 test: $(STAMP) lint  ## all checks and tests, a real Ray cluster, Serve and MLflow among them (20 minutes on two cores)
-	@$(BIN)/python -m pytest -n 3 --dist loadgroup
+	@$(BIN)/python tests/run.py
 
 test-fast: $(STAMP)  ## the tests that start no cluster and no browser
 	@$(BIN)/python -m pytest -m "not cluster and not browser and not long"

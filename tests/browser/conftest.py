@@ -68,6 +68,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, url: str) -> Iterator[Any]:
     """The page, ready for use. Whatever the browser complains of fails the test, but for refused requests."""
     context = browser.new_context(viewport={"width": 1200, "height": 900})
+    context.set_default_timeout(90_000)  # milliseconds: other tests may have the cores
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     fresh = context.new_page()
     said: list[str] = []
