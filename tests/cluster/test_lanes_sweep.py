@@ -51,7 +51,7 @@ def lanes_at_work(cluster: LocalCluster) -> list[psutil.Process]:
     found = []
     for process in local.processes(cluster):
         try:
-            if "LaneSlot" in " ".join(process.cmdline()):
+            if "Trainable.train" in " ".join(process.cmdline()):  # Tune's wrapper of the lane
                 found.append(process)
         except psutil.Error:
             continue
@@ -75,11 +75,11 @@ def test_rows_are_those_of_a_run_at_a_time_and_a_killed_worker_costs_none(
     process = collected(cluster, client, many, tmp_path / "many")
     ledger = Ledger(tmp_path / "many" / "ledger")
     deadline = time.monotonic() + 120
-    while not ledger.run_ids() or not lanes_at_work(cluster):
+    while not (ledger.run_ids() and (lanes := lanes_at_work(cluster))):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    lanes_at_work(cluster)[0].send_signal(signal.SIGKILL)
+    lanes[0].send_signal(signal.SIGKILL)
     summary = summary_of(process)
     assert (summary["planned"], summary["done"], summary["failed"]) == (8, 8, 0)
     assert 0 < summary["slot_efficiency"] <= 1.0
