@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ftmeta.errors import UserError
 
@@ -71,6 +71,18 @@ def write_text(target: Path | str, text: str) -> None:
 
 def write_json(target: Path | str, value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def whole_lines(content: bytes) -> Iterator[bytes]:
+    """The lines with their ends, but for a last one without: a killed writer leaves it torn."""
+    return (line for line in content.splitlines(keepends=True) if line.endswith(b"\n"))
+
+
+def append_line(file: IO[bytes], value: Any) -> None:
+    """Writes `value` as a line of JSON, which is on disk when this returns."""
+    file.write(json.dumps(value, allow_nan=False).encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def canonical_json(value: Any) -> str:

@@ -10,13 +10,13 @@ with Recorded(make, path) as optimizer: step = optimizer.ask(); ...; optimizer.t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from ftmeta.errors import UserError
+from ftmeta.files import append_line, whole_lines
 from ftmeta.optimizers.protocol import Optimizer, Outcome, Step
 
 
@@ -64,18 +64,14 @@ class Recorded:
         self._file.close()
 
     def _write(self, event: dict[str, Any]) -> None:
-        self._file.write(json.dumps(event, allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        append_line(self._file, event)
 
     def _replayed(self) -> int:
         """Does what the file says; returns the length of its whole lines."""
         if not self._path.exists():
             return 0
         whole = 0
-        for line in self._path.read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break
+        for line in whole_lines(self._path.read_bytes()):
             try:
                 event = json.loads(line)
                 self._do(event)

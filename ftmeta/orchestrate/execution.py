@@ -187,7 +187,7 @@ def _run_lanes(plan: Plan, specs: Sequence[RunSpec], state: State, scratch: Path
                 break
             rows = lanes.rows(state, queue)
             place = scratch / str(attempt)
-            _fit(slot, _resources(sweep), lanes.searcher(queue), rows, _LANE_DEATHS, state, place)
+            _fit(slot, _resources(sweep), searcher_of(queue.lane), rows, _LANE_DEATHS, state, place)
         state.skip(queue.take_skipped())
 
 
@@ -222,15 +222,21 @@ def _fit(
 
 
 def _searcher(specs: Sequence[RunSpec], state: State) -> Searcher:
+    """Hands out the runs in their order."""
+    left = filter(state.wanted, specs)
+
+    def following() -> dict[str, Any] | None:
+        spec = next(left, None)
+        return None if spec is None else {"spec": canonical_json(spec_to_json(spec))}
+
+    return searcher_of(following)
+
+
+def searcher_of(following: Callable[[], dict[str, Any] | None]) -> Searcher:
+    """Hands out what `following` gives, until it is None. It has nothing to save: what is finished is in the ledger."""
     from ray.tune.search import Searcher
 
     class Queue(Searcher):
-        """Hands out the runs in their order. It has nothing to save: what is finished is in the ledger."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self._left = filter(state.wanted, specs)
-
         def __reduce__(self) -> Any:
             return Searcher, ()  # Tune pickles its parts to restore them, and here is nothing to restore
 
@@ -238,8 +244,8 @@ def _searcher(specs: Sequence[RunSpec], state: State) -> Searcher:
             return True
 
         def suggest(self, trial_id: str) -> Any:  # a configuration, or the word that there is none left
-            following = next(self._left, None)
-            return Searcher.FINISHED if following is None else {"spec": canonical_json(spec_to_json(following))}
+            found = following()
+            return Searcher.FINISHED if found is None else found
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             pass

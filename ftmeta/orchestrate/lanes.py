@@ -28,7 +28,6 @@ from ftmeta.schema import RunResult, RunSpec, Task
 
 if TYPE_CHECKING:
     from ray.tune import Callback
-    from ray.tune.search import Searcher
 
     from ftmeta.finetune import TokenizedTask
     from ftmeta.finetune.vectorized import Cohort
@@ -229,6 +228,10 @@ class QueueHandle:
 
         return int(ray.get(self.actor.waiting.remote()))
 
+    def lane(self) -> dict[str, Any] | None:
+        """What a further lane is configured with; None: nothing is waiting for one."""
+        return {} if self.waiting() else None
+
     def ended(self, lane: str, run_ids: Sequence[str]) -> None:
         self.actor.ended.remote(lane, list(run_ids))
 
@@ -260,39 +263,13 @@ def queue_of(specs: Sequence[RunSpec], ledger: Path, again: frozenset[str]) -> I
         ray.kill(actor)
 
 
-def searcher(queue: QueueHandle) -> Searcher:
-    """Asks for lanes as long as runs are waiting."""
-    from ray.tune.search import Searcher
-
-    class Lanes(Searcher):
-        def __reduce__(self) -> Any:
-            return Searcher, ()  # Tune pickles its parts to restore them, and here is nothing to restore
-
-        def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
-            return True
-
-        def suggest(self, trial_id: str) -> Any:  # a configuration, or the word that there is none left
-            return {"lane": trial_id} if queue.waiting() else Searcher.FINISHED
-
-        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            pass
-
-        def save(self, checkpoint_path: str) -> None:
-            pass
-
-        def restore(self, checkpoint_path: str) -> None:
-            pass
-
-    return Lanes()
-
-
 def rows(state: State, queue: QueueHandle) -> Callback:
     """Takes what lanes report."""
     from ray.tune import Callback
 
     class Rows(Callback):
         def __reduce__(self) -> Any:
-            return Callback, ()  # as above
+            return Callback, ()  # Tune pickles its parts to restore them, and here is nothing to restore
 
         def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
             finished, under_way = result.pop("finished", ()), result.pop("under_way", {})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ftmeta.errors import UserError
+from ftmeta.files import append_line, whole_lines
 from ftmeta.schema import CurvePoint, Status
 from ftmeta.tuning.limit import Spent
 from ftmeta.tuning.work import Advanced
@@ -112,19 +112,15 @@ class Journal:
 
     def _write(self, event: dict[str, Any]) -> None:
         before = {"t_s": round(self.spent.wall_s, 3), "device_s_before": round(self.spent.device_s, 6)}
-        line = json.dumps({**event, **before}, allow_nan=False)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._take(json.loads(line))
+        whole = {**event, **before}
+        append_line(self._file, whole)
+        self._take(whole)
 
     def _read(self) -> int:
         """Takes all events in; returns the length of the whole lines."""
         self._file.seek(0)
         whole = 0
-        for line in self._file.read().splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break
+        for line in whole_lines(self._file.read()):
             try:
                 self._take(json.loads(line))
             except (ValueError, KeyError, TypeError) as error:

@@ -30,7 +30,10 @@ def binaries() -> Path | None:
 
 pytestmark = [
     pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed"),
-    pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root without setpriv"),
+    pytest.mark.skipif(
+        os.geteuid() == 0 and shutil.which("setpriv") is None,
+        reason="setpriv is not installed, and PostgreSQL does not run as root",
+    ),
 ]
 
 

@@ -26,7 +26,9 @@ def why_no_kubectl() -> str | None:
         return "kubectl is not installed"
     said = subprocess.run([kubectl, "version", "--client"], capture_output=True, text=True, timeout=60).stdout
     version = re.search(r"Kustomize Version: v(\d+)", said)
-    return None if version is not None and int(version[1]) >= 5 else "kubectl has a kustomize before version 5"
+    return (
+        None if version is not None and int(version[1]) >= 5 else "kubectl with kustomize 5 or newer is not installed"
+    )
 
 
 def test_there_are_the_three_platforms_and_their_jobs() -> None:
@@ -34,7 +36,7 @@ def test_there_are_the_three_platforms_and_their_jobs() -> None:
     assert {f"{platform}/{job}" for platform in PLATFORMS for job in ("collect", "finetune")} <= set(OVERLAYS)
 
 
-@pytest.mark.skipif(why_no_kubectl() is not None, reason=f"{why_no_kubectl()}")
+@pytest.mark.skipif(why_no_kubectl() is not None, reason=f"kubectl: {why_no_kubectl()}")
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_as_kubectl_renders_it(overlay: str) -> None:
     command = ["kubectl", "kustomize", str(K8S / "overlays" / overlay)]

@@ -22,7 +22,9 @@ def test_every_object_fits_its_schema(overlay: str) -> None:
     assert found == []
 
 
-@pytest.mark.skipif(VARIABLE not in os.environ, reason=f"${VARIABLE} does not say where KubeRay's definitions are")
+@pytest.mark.skipif(
+    VARIABLE not in os.environ, reason=f"KubeRay's full definitions are missing: ${VARIABLE} is not set"
+)
 def test_the_reduced_schema_is_that_of_the_release() -> None:
     assert reduce(Path(os.environ[VARIABLE])) == reduced()
 
