@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## from a dataset to a recommended, finetuned model, on this machine
 	@$(BIN)/python -m jobs.demo
 
-test: $(STAMP) lint  ## all checks and tests, a real Ray cluster, Serve and MLflow among them (20 minutes on two cores)
+test: $(STAMP) lint  ## all checks and tests, a real Ray cluster, Serve and MLflow among them
 	@$(BIN)/python tests/run.py
 
 test-fast: $(STAMP)  ## the tests that start no cluster and no browser

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,7 @@ _FLAGS = [
 @pytest.fixture(scope="session")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page of the real application with the tiny selector, under uvicorn in a thread."""
-    import uvicorn
+    from in_a_thread import served
     from tiny_selector import make_base_model, make_selector
 
     from ftmeta.models import resolve
@@ -38,17 +35,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     info = make_base_model(tmp_path_factory.mktemp("models") / "tiny")
     selector = load_selector(make_selector(tmp_path_factory.mktemp("selectors") / "tiny", info))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        app = create_app(selector, base_models=[info, resolve("phi3-micro")])
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.02)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+    with served(create_app(selector, base_models=[info, resolve("phi3-micro")])) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
