@@ -22,7 +22,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ftmeta.errors import FtmetaError, ModelError, SpaceError
-from ftmeta.finetune.dropout import BitDropout
+from ftmeta.finetune.dropout import BitDropout, draws_at_once
 from ftmeta.finetune.settings import Settings
 
 
@@ -139,7 +139,7 @@ def attach(model: Any, config: peft.PeftConfig) -> peft.PeftModel:
         # peft 0.21 asks transformers by a name that is on its way out.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         adapted = peft.get_peft_model(model, config)
-    if model.device.type == "cpu":
+    if not draws_at_once(model.device):
         layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
         for layer in layers:
             for name, dropout in layer.lora_dropout.items():

@@ -1,11 +1,13 @@
-"""A lean forward pass of Phi-3 and Llama in float32, over the model's own modules: the same numbers with less work.
+"""A lean forward pass of Phi-3 and Llama over the model's own modules: the same numbers with less work.
 
 Short batches of a small model spend most of their time outside the matrix products. Against transformers' own forward
 pass this one keeps tokens in two dimensions and leaves padding out of everything but the attention itself, rotates
 queries and keys at once, fuses the norm, the gate and LoRA's products with their gradients, and drops, in the last
-block, the positions that no label asks for. Right-padded rows of a causal model need no mask. What it cannot do (half
-precision, other architectures, dropout in the base model, a window shorter than the row, activation checkpointing,
-weights that ZeRO-3 keeps in pieces) goes through transformers' forward pass; tests hold the two together.
+block, the positions that no label asks for. Right-padded rows of a causal model need no mask. What it cannot do (other
+architectures, dropout in the base model, a window shorter than the row, activation checkpointing, weights that ZeRO-3
+keeps in pieces) goes through transformers' forward pass; tests hold the two together. In half precision a run that is
+alone goes that way too, under autocast; many runs at once (vectorized.py) come here, norms in float32, all else in the
+model's type.
 
 # N tokens (of B rows x L positions, without padding), n those of them that are no copies, S selected positions, H
 # hidden size, I intermediate size, R LoRA rank, D head size
@@ -16,6 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,19 +28,21 @@ from torch import nn
 from torch.nn import functional
 
 from ftmeta.finetune.data import Batch
-from ftmeta.finetune.dropout import dropout_scale
+from ftmeta.finetune.dropout import draws_at_once, dropout_scale
+from ftmeta.finetune.masks import Masks, columns_of
 from ftmeta.finetune.products import frozen_linear, product
 
-_ROUND = 32  # tokens, and selected positions
+ROUND = 32  # tokens, and selected positions
+_WIDER = 2.0  # rows up to so many times as long as the shortest are padded together
 
 
-def is_supported(model: Any, length: int) -> bool:
-    """Whether `hidden_at` computes rows of `length` tokens of this model."""
+def is_supported(model: Any, length: int, dtypes: Sequence[torch.dtype] = (torch.float32,)) -> bool:
+    """Whether `hidden_of` computes rows of `length` tokens of this model, and its type is one of these."""
     config = model.config
     window = getattr(config, "sliding_window", None)
     return (
         config.model_type in ("phi3", "llama")
-        and model.dtype == torch.float32
+        and model.dtype in dtypes
         and not torch.is_autocast_enabled(model.device.type)
         and (window is None or length <= window)
         and not (model.training and model.get_decoder().layers[0].gradient_checkpointing)
@@ -87,15 +92,20 @@ class Layout:
     labels: tuple[int, ...]
     rows: tuple[_Rows, ...]
 
+    @property
+    def attended(self) -> int:
+        """Positions, padding among them, that attention is computed for."""
+        return sum(part.rows * part.length for part in self.rows)
 
-def layout_of(batches: Sequence[Batch], *, together: bool = False) -> Layout:
-    """`together`: attention takes the rows of all batches at once, padded to the longest of all; otherwise each batch
-    by itself."""
+
+def layout_of(batches: Sequence[Batch], *, together: bool = False, made_up_to: int = ROUND) -> Layout:
+    """`together`: attention takes the rows of neighbouring batches at once, as long as none of them is padded to more
+    than twice its batch's length; otherwise each batch by itself. `made_up_to`: the round number."""
     position, select, tokens, selected, rows = [], [], [], [], []
     token, place = 0, 0
     for batch in batches:
         # Made up to few different numbers, because each new shape of a product is slow.
-        more, more_selected = -batch.tokens % _ROUND, -len(batch.packed_S) % _ROUND
+        more, more_selected = -batch.tokens % made_up_to, -len(batch.packed_S) % made_up_to
         position.append(functional.pad(batch.position_N, (0, more)))
         select.append(functional.pad(batch.packed_S, (0, more_selected)) + token)
         tokens.append(slice(token, token + batch.tokens + more))
@@ -109,14 +119,28 @@ def layout_of(batches: Sequence[Batch], *, together: bool = False) -> Layout:
         tokens=tuple(tokens),
         selected=tuple(selected),
         labels=tuple(len(batch.packed_S) for batch in batches),
-        rows=(_joined(rows),) if together and len(rows) > 1 else tuple(rows),
+        rows=tuple(_joined(group) for group in _of_like_length(rows)) if together else tuple(rows),
     )
 
 
+def _of_like_length(rows: Sequence[_Rows]) -> list[list[_Rows]]:
+    groups: list[list[_Rows]] = []
+    for part in rows:
+        lengths = [one.length for one in (*(groups[-1] if groups else ()), part)]
+        if groups and max(lengths) <= _WIDER * min(lengths):
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return groups
+
+
 def _joined(parts: Sequence[_Rows]) -> _Rows:
+    if len(parts) == 1:
+        return parts[0]
+    begin = parts[0].begin
     count = [0, *itertools.accumulate(part.rows for part in parts)]
     return _Rows(
-        begin=parts[0].begin,
+        begin=begin,
         end=parts[-1].end,
         rows=count[-1],
         length=max(part.length for part in parts),
@@ -124,22 +148,44 @@ def _joined(parts: Sequence[_Rows]) -> _Rows:
         position_n=torch.cat([part.position_n for part in parts]),
         at_n=torch.cat(
             [torch.arange(part.begin, part.begin + len(part.row_n), device=part.row_n.device) for part in parts]
-        ),
+        )
+        - begin,
     )
 
 
 def hidden_at(model: Any, batch: Batch) -> torch.Tensor:
     """The normed hidden states (S, H) of the selected positions; rows of no meaning make S up to a round number."""
-    return hidden_of(model, embedded(model, batch), layout_of([batch]), project)
+    layout, embedded_NH = layout_of([batch]), embedded(model, batch)
+    masks = _masks(model, batch, layout)
+    return hidden_of(model, embedded_NH, layout, partial(project, masks=masks))
+
+
+def _masks(model: Any, batch: Batch, layout: Layout) -> Masks | None:
+    """On devices where the dropout of all layers is drawn at once: what it leaves. None where layers draw their own."""
+    if not model.training or not draws_at_once(model.device):
+        return None
+    adapted = next((module for module in model.modules() if isinstance(module, LoraLayer)), None)
+    if adapted is None or adapted.lora_variant:
+        return None
+    p = getattr(adapted.lora_dropout[adapted.active_adapters[0]], "p", 0.0)  # nn.Identity has none
+    if not p:
+        return None
+    masks = Masks(columns_of(model), len(layout.position_N), len(layout.select_S), model.device)
+    masks.draw(p, slice(batch.tokens), slice(len(batch.packed_S)))
+    return masks
 
 
 def embedded(
-    model: Any, batch: Batch, change: Callable[[torch.Tensor], torch.Tensor] = lambda embedded_BLH: embedded_BLH
+    model: Any,
+    batch: Batch,
+    change: Callable[[torch.Tensor], torch.Tensor] = lambda embedded_BLH: embedded_BLH,
+    *,
+    made_up_to: int = ROUND,
 ) -> torch.Tensor:
     """The embeddings of the packed tokens and of the copies after them, with what hooks and `change` do to them."""
     embedded_BLH = change(model.get_decoder().embed_tokens(batch.ids_BL))
     flat_N = batch.row_N * batch.ids_BL.shape[1] + batch.position_N
-    return embedded_BLH.flatten(0, 1).index_select(0, functional.pad(flat_N, (0, -batch.tokens % _ROUND)))
+    return embedded_BLH.flatten(0, 1).index_select(0, functional.pad(flat_N, (0, -batch.tokens % made_up_to)))
 
 
 def hidden_of(
@@ -169,8 +215,9 @@ def hidden_of(
     return _norm(hidden_NH, decoder.norm)
 
 
-def project(module: nn.Module, x_NI: torch.Tensor) -> torch.Tensor:
-    """A linear layer with what adapts it: plain LoRA fused, everything else as PEFT computes it."""
+def project(module: nn.Module, x_NI: torch.Tensor, masks: Masks | None = None) -> torch.Tensor:
+    """A linear layer with what adapts it: plain LoRA fused, everything else as PEFT computes it. `masks`: of dropout,
+    where it was drawn beforehand."""
     if isinstance(module, BaseTunerLayer) and (module.merged or module.disable_adapters):
         module = module.get_base_layer()
     if type(module) is nn.Linear and module.bias is None and not module.weight.requires_grad:
@@ -183,7 +230,8 @@ def project(module: nn.Module, x_NI: torch.Tensor) -> torch.Tensor:
     base = module.get_base_layer()
     if base.bias is not None:
         return module(x_NI)
-    scale_NI = dropout_scale(module.lora_dropout[name], x_NI)
+    dropout = module.lora_dropout[name]
+    scale_NI = dropout_scale(dropout, x_NI) if masks is None else masks.of(base).to(x_NI.dtype).div_(1 - dropout.p)
     weights = base.weight, module.lora_A[name].weight, module.lora_B[name].weight
     return _LoraLinear.apply(x_NI, *weights, module.scaling[name], scale_NI)
 
@@ -315,21 +363,23 @@ class _SplitAndRotate(torch.autograd.Function):
 
 
 class _RmsNorm(torch.autograd.Function):
-    """y = w x / rms(x), with the frozen w; dx = (w g - n mean(w g n)) / rms(x) where n = x / rms(x)."""
+    """y = w x / rms(x), with the frozen w; dx = (w g - n mean(w g n)) / rms(x) where n = x / rms(x), in float32."""
 
     @staticmethod
     def forward(ctx: Any, x_NH: torch.Tensor, weight_H: torch.Tensor, epsilon: float) -> torch.Tensor:
-        inverse_N1 = torch.rsqrt(x_NH.pow(2).mean(-1, keepdim=True).add_(epsilon))
-        normed_NH = x_NH * inverse_N1
+        whole_NH = x_NH.float()
+        inverse_N1 = torch.rsqrt(whole_NH.pow(2).mean(-1, keepdim=True).add_(epsilon))
+        normed_NH = (whole_NH * inverse_N1).to(x_NH.dtype)
         ctx.save_for_backward(normed_NH, inverse_N1, weight_H)
         return normed_NH * weight_H
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         normed_NH, inverse_N1, weight_H = ctx.saved_tensors
-        grad_NH = grads[0] * weight_H
+        grad_NH = grads[0].float() * weight_H
         mean_N1 = (grad_NH * normed_NH).mean(-1, keepdim=True)
-        return grad_NH.addcmul_(normed_NH, mean_N1, value=-1).mul_(inverse_N1), None, None
+        grad_NH.addcmul_(normed_NH.float(), mean_N1, value=-1).mul_(inverse_N1)
+        return grad_NH.to(normed_NH.dtype), None, None
 
 
 class _Gate(torch.autograd.Function):

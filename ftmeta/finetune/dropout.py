@@ -2,7 +2,8 @@
 sixth of a small model's training; 16 random bits an element, four elements a draw, cost a fraction of it.
 
 The bits come from numpy's SFC64, seeded from torch's generator (one number a mask), so the run's own random state
-rules them. The probability is rounded to 1/65,536. On CUDA torch's own dropout is fast and is left in place.
+rules them. The probability is rounded to 1/65,536. On CUDA torch's own dropout is fast and is left in place; our own
+forward pass draws the masks of all layers at once there (masks.py).
 """
 
 from __future__ import annotations
@@ -10,6 +11,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import nn
+
+
+def draws_at_once(device: torch.device) -> bool:
+    """Whether a pass draws the masks of all its layers in one go, because launches cost more than numbers."""
+    return device.type != "cpu"
 
 
 class BitDropout(nn.Module):

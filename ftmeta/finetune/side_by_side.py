@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from ftmeta.errors import SpaceError
 from ftmeta.finetune.dropout import drawn_scale
+from ftmeta.finetune.masks import columns_of
 from ftmeta.finetune.optim import set_learning_rate
 from ftmeta.finetune.products import frozen_linear, product
 from ftmeta.finetune.settings import Settings
@@ -37,55 +38,76 @@ def why_not(settings: Settings) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a layer's A (R, I) and B transposed (R, O) lie in the adapter's two rows."""
+class Place:
+    """Where a layer's A (R, I) and B transposed (R, O) lie in the adapter's two rows, in room for `room` >= R ranks."""
 
     a: slice
     b: slice
     rank: int
+    room: int
 
     def of_a(self, row_P: torch.Tensor) -> torch.Tensor:
-        return row_P[self.a].view(self.rank, -1)
+        return row_P[self.a].view(self.room, -1)[: self.rank]
 
     def of_b(self, row_P: torch.Tensor) -> torch.Tensor:
-        return row_P[self.b].view(self.rank, -1)
+        return row_P[self.b].view(self.room, -1)[: self.rank]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Two rows for an adapter's weights and two for their gradients, all of them zero, and where each layer's lie."""
+
+    a_P: torch.Tensor
+    b_P: torch.Tensor
+    grad_a_P: torch.Tensor
+    grad_b_P: torch.Tensor
+    places: Mapping[str, Place]  # by the layer's name in the base model
 
 
 class Adapter:
     """One run's weights: all of its A in one row, all of its B (transposed) in another, so that an optimizer step is a
-    few operations whatever the number of layers. `start`: PEFT's parameters by name, which it begins with."""
+    few operations whatever the number of layers. `start`: PEFT's parameters by name, which it begins with; `rows`:
+    where they are put (None: in rows of its own, without room to spare)."""
 
-    def __init__(self, start: Mapping[str, torch.Tensor], settings: Settings, learning_rate: float) -> None:
+    def __init__(
+        self, start: Mapping[str, torch.Tensor], settings: Settings, learning_rate: float, rows: Rows | None = None
+    ) -> None:
         reason = why_not(settings)
         if reason is not None:
             raise SpaceError(reason)
         self.settings = settings
         power = 0.5 if settings.peft_method == "rslora" else 1.0
         self.scaling = settings.alpha_per_rank * settings.lora_rank / settings.lora_rank**power
-        self._names = tuple(start)
-        self.places: dict[str, _Place] = {}  # by the layer's name in the base model
-        parts_a, parts_b, at_a, at_b = [], [], 0, 0
-        for name, a_RI in start.items():
-            if not name.endswith(_A):
-                continue
-            layer = name.removeprefix(_PEFT_PREFIX).removesuffix(_A)
-            b_RO = start[name.removesuffix(_A) + _B].t()
-            place = _Place(slice(at_a, at_a + a_RI.numel()), slice(at_b, at_b + b_RO.numel()), len(a_RI))
-            self.places[layer], at_a, at_b = place, place.a.stop, place.b.stop
-            parts_a.append(a_RI.reshape(-1))
-            parts_b.append(b_RO.reshape(-1))
-        self.a_P, self.b_P = nn.Parameter(torch.cat(parts_a)), nn.Parameter(torch.cat(parts_b))
-        self.zero_grad()
-        decay, ratio = settings.weight_decay, settings.lora_plus_ratio
+        self._names, self._learning_rate = tuple(start), learning_rate
+        self._layers = [name.removeprefix(_PEFT_PREFIX).removesuffix(_A) for name in start if name.endswith(_A)]
+        self._sit(rows or _own_rows(start))
+        self.load({f"adapter/{name}": value for name, value in start.items()})
+
+    def _sit(self, rows: Rows) -> None:
+        self.places = {layer: rows.places[layer] for layer in self._layers}
+        self.a_P, self.b_P = nn.Parameter(rows.a_P), nn.Parameter(rows.b_P)
+        self.a_P.grad, self.b_P.grad = rows.grad_a_P, rows.grad_b_P
+        decay, ratio, rate = self.settings.weight_decay, self.settings.lora_plus_ratio, self._learning_rate
         groups = [
-            {"params": [row], "lr": rate, "base_lr": rate, "weight_decay": decay}
-            for row, rate in ((self.a_P, learning_rate), (self.b_P, learning_rate * ratio))
+            {"params": [row], "lr": rate * of_row, "base_lr": rate * of_row, "weight_decay": decay}
+            for row, of_row in ((self.a_P, 1.0), (self.b_P, ratio))
         ]
-        self._optimizer = torch.optim.AdamW(groups, betas=(0.9, settings.adam_beta2), eps=1e-8, fused=True)
+        self._optimizer = torch.optim.AdamW(groups, betas=(0.9, self.settings.adam_beta2), eps=1e-8, fused=True)
+
+    def move(self, rows: Rows) -> None:
+        """To other rows, between steps."""
+        state = self.state()
+        self._sit(rows)
+        self.load(state)
 
     def zero_grad(self) -> None:
         for row_P in (self.a_P, self.b_P):
-            row_P.grad = torch.zeros_like(row_P)
+            _grad(row_P).zero_()
+
+    @property
+    def size(self) -> int:
+        """Weights, with the padding that an optimizer step computes too."""
+        return self.a_P.numel() + self.b_P.numel()
 
     def gradient_norm(self) -> torch.Tensor:
         return torch.stack([_grad(self.a_P).norm(), _grad(self.b_P).norm()]).norm()
@@ -143,12 +165,25 @@ class Adapter:
                 yield name, self.places[layer.removesuffix(_B)].of_b(b_P).t().contiguous()
 
     def _put_together(self, prefix: str, state: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        a_P, b_P = torch.empty_like(self.a_P), torch.empty_like(self.b_P)
+        a_P, b_P = torch.zeros_like(self.a_P), torch.zeros_like(self.b_P)
         with torch.no_grad():
             for layer, place in self.places.items():
                 place.of_a(a_P).copy_(state[f"{prefix}{_PEFT_PREFIX}{layer}{_A}"])
                 place.of_b(b_P).copy_(state[f"{prefix}{_PEFT_PREFIX}{layer}{_B}"].t())
         return a_P.detach(), b_P.detach()
+
+
+def _own_rows(start: Mapping[str, torch.Tensor]) -> Rows:
+    places, at_a, at_b = {}, 0, 0
+    a_RI = next(iter(start.values()))
+    for name, a_RI in start.items():
+        if name.endswith(_A):
+            end_a, end_b = at_a + a_RI.numel(), at_b + start[name.removesuffix(_A) + _B].numel()
+            layer = name.removeprefix(_PEFT_PREFIX).removesuffix(_A)
+            places[layer] = Place(slice(at_a, end_a), slice(at_b, end_b), len(a_RI), len(a_RI))
+            at_a, at_b = end_a, end_b
+    a_P, b_P = a_RI.new_zeros(at_a), a_RI.new_zeros(at_b)
+    return Rows(a_P, b_P, torch.zeros_like(a_P), torch.zeros_like(b_P), places)
 
 
 def _grad(row_P: nn.Parameter) -> torch.Tensor:
@@ -158,22 +193,32 @@ def _grad(row_P: nn.Parameter) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Part:
-    """One run's tokens in a pass: where they are before and behind the last block's attention."""
+    """One run's tokens in a pass: where they are before and behind the last block's attention. The first `count` and
+    `labels` of them are no copies. `generator`: that its dropout is drawn from; None for none."""
 
+    slot: int
     adapter: Adapter
     tokens: slice
     selected: slice
-    generator: torch.Generator  # that its dropout is drawn from
+    count: int
+    labels: int
+    generator: torch.Generator | None
 
 
-class Projection:
-    """What the linear layers of a model do to the packed tokens of several runs: `project` of decoder.hidden_of."""
+class Projection(Protocol):
+    """What the linear layers of a model do to the packed tokens of several runs."""
+
+    def of(self, parts: Sequence[Part]) -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
+        """`project` of decoder.hidden_of."""
+        ...
+
+
+class SideBySide:
+    """Each adapter's products by themselves: for few runs in a pass."""
 
     def __init__(self, model: Any) -> None:
         self._names = {id(module): name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-        last = model.get_decoder().layers[-1]
-        ends = (last.self_attn.o_proj, *(module for module in last.mlp.modules() if isinstance(module, nn.Linear)))
-        self._behind_the_last_attention = {id(module) for module in ends}
+        self._layers = columns_of(model).by_layer
         # Adapters are no leaves of the graph, so something that is has to be in it.
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
 
@@ -181,7 +226,7 @@ class Projection:
         def project(module: nn.Module, x_NI: torch.Tensor) -> torch.Tensor:
             assert isinstance(module, nn.Linear)
             name = self._names[id(module)]
-            selected = id(module) in self._behind_the_last_attention
+            selected = self._layers[id(module)][0]
             adapted = [
                 (part, part.selected if selected else part.tokens) for part in parts if name in part.adapter.places
             ]
@@ -197,7 +242,7 @@ class Projection:
 
 def _dropout(part: Part, x_nI: torch.Tensor) -> torch.Tensor | None:
     p = part.adapter.settings.lora_dropout
-    return drawn_scale(p, x_nI, part.generator) if p else None
+    return drawn_scale(p, x_nI, part.generator) if p and part.generator is not None else None
 
 
 class _SideBySide(torch.autograd.Function):

@@ -1,5 +1,7 @@
 """Runs side by side have the curves that they have alone, whatever their neighbours do: diverge, end, or are replaced.
 
+Each test is done twice: with the adapters' products one after the other, as on a CPU, and all at once, as on a GPU.
+
 Tolerance: 1e-4 relative in the loss of each step and in the NLL of each point, float32: sums are taken in another
 order.
 """
@@ -80,10 +82,21 @@ def alone(base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec]) -> Al
 
 
 class Together:
-    """A cohort that runs specifications as slots are free, and what came of them."""
+    """A cohort that runs specifications as slots are free, and what came of them. `products`: "at once" also lets runs
+    wait to be measured together, as they do on a GPU."""
 
-    def __init__(self, base: LoadedModel, tasks: list[Task], slots: int, pass_tokens: int | None = 100_000) -> None:
-        self.cohort = Cohort(base, slots, pass_tokens=pass_tokens)
+    def __init__(
+        self,
+        base: LoadedModel,
+        tasks: list[Task],
+        slots: int,
+        products: str,
+        pass_tokens: int | None = 100_000,
+        **options: Any,
+    ) -> None:
+        at_once = products == "at once"
+        waiting = {"wait_tokens": 1500} if at_once else {}
+        self.cohort = Cohort(base, slots, pass_tokens=pass_tokens, stacked=at_once, **{**waiting, **options})
         self.tokenized = {task.name: tokenize_task(task, base) for task in tasks}
         self.curves: dict[str, list[CurvePoint]] = {}
         self.results: dict[str, RunResult] = {}
@@ -112,6 +125,11 @@ class Together:
             self.tick()
 
 
+@pytest.fixture(params=["one by one", "at once"])
+def products(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 def assert_same(curve: list[CurvePoint], wanted: list[CurvePoint]) -> None:
     assert [point.fidelity for point in curve] == [point.fidelity for point in wanted]
     for point, other in zip(curve, wanted, strict=True):
@@ -127,9 +145,9 @@ def assert_same(curve: list[CurvePoint], wanted: list[CurvePoint]) -> None:
 
 @pytest.mark.parametrize("slots", [1, 4, 12])
 def test_every_run_has_the_curve_that_it_has_alone(
-    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone, slots: int
+    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone, slots: int, products: str
 ) -> None:
-    together = Together(base, tasks, slots)
+    together = Together(base, tasks, slots, products)
     together.run(specs)
     for name in specs:
         assert_same(together.curves[name], alone[name][0])
@@ -138,9 +156,9 @@ def test_every_run_has_the_curve_that_it_has_alone(
 
 
 def test_every_step_has_the_loss_that_it_has_alone(
-    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone
+    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone, products: str
 ) -> None:
-    together = Together(base, tasks, len(specs))
+    together = Together(base, tasks, len(specs), products)
     slots = {name: together.open(name, spec) for name, spec in specs.items()}
     seen: dict[str, list[float]] = {name: [] for name in specs}
     while together.cohort.is_busy:
@@ -155,20 +173,25 @@ def test_every_step_has_the_loss_that_it_has_alone(
 
 
 def test_passes_that_are_full_are_cut_and_nothing_changes(
-    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone
+    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone, products: str
 ) -> None:
-    together = Together(base, tasks, 5, pass_tokens=200)
+    together = Together(base, tasks, 5, products, pass_tokens=200)
     together.run(specs)
     for name in specs:
         assert_same(together.curves[name], alone[name][0])
 
 
 def test_a_neighbour_that_diverges_disturbs_nobody(
-    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone, spec_of: Callable[..., RunSpec]
+    base: LoadedModel,
+    tasks: list[Task],
+    specs: dict[str, RunSpec],
+    alone: Alone,
+    spec_of: Callable[..., RunSpec],
+    products: str,
 ) -> None:
     wild = spec_of({**PLAIN, "lr_multiplier": 1e6, "max_grad_norm": 1e6, "lora_rank": 8})
     names = ["dropout", "neftune", "full-text"]
-    together = Together(base, tasks, 4)
+    together = Together(base, tasks, 4, products)
     together.run({"wild": wild, **{name: specs[name] for name in names}})
     ended = together.results["wild"].run
     assert ended.status == "diverged"
@@ -178,10 +201,10 @@ def test_a_neighbour_that_diverges_disturbs_nobody(
 
 
 def test_a_slot_is_taken_again_at_once_and_the_next_run_is_its_own(
-    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone
+    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone, products: str
 ) -> None:
     """A run is stopped on the way; the one that takes its slot, and the one beside it, are as they are alone."""
-    together = Together(base, tasks, 2)
+    together = Together(base, tasks, 2, products)
     together.open("mlp", specs["mlp"])
     slot = together.open("rank", specs["rank"])
     for _ in range(5):
@@ -198,11 +221,17 @@ def test_a_slot_is_taken_again_at_once_and_the_next_run_is_its_own(
 
 @pytest.mark.parametrize("name", ["dropout", "neftune", "lora-plus"])
 def test_a_run_goes_on_alone_where_it_was_put_aside_in_a_cohort_and_back(
-    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone, tmp_path: Path, name: str
+    base: LoadedModel,
+    tasks: list[Task],
+    specs: dict[str, RunSpec],
+    alone: Alone,
+    tmp_path: Path,
+    name: str,
+    products: str,
 ) -> None:
     spec = specs[name]
     task = next(one for one in tasks if one.name == spec.task)
-    first = Together(base, tasks, 2)
+    first = Together(base, tasks, 2, products)
     slot = first.open(name, spec)
     first.open("plain", specs["plain"])
     for _ in range(5):
@@ -214,7 +243,7 @@ def test_a_run_goes_on_alone_where_it_was_put_aside_in_a_cohort_and_back(
         list(run)
         assert_same(run.curve, alone[name][0][:4])
         run.save_checkpoint(tmp_path / "two")
-    second = Together(base, tasks, 1)
+    second = Together(base, tasks, 1, products)
     second.open(name, spec, checkpoint=tmp_path / "two")
     while second.cohort.is_busy:
         second.tick()
@@ -222,9 +251,9 @@ def test_a_run_goes_on_alone_where_it_was_put_aside_in_a_cohort_and_back(
 
 
 def test_a_run_may_end_at_an_earlier_fidelity(
-    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone
+    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone, products: str
 ) -> None:
-    together = Together(base, tasks, 1)
+    together = Together(base, tasks, 1, products)
     together.open("plain", specs["plain"], until=2)
     while together.cohort.is_busy:
         together.tick()
@@ -233,7 +262,7 @@ def test_a_run_may_end_at_an_earlier_fidelity(
 
 
 def test_a_run_that_comes_to_its_end_has_the_generation_metrics_that_it_has_alone(
-    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec]
+    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], products: str
 ) -> None:
     spec = specs["rslora"]
     task = next(one for one in tasks if one.name == spec.task)
@@ -241,14 +270,16 @@ def test_a_run_that_comes_to_its_end_has_the_generation_metrics_that_it_has_alon
         list(run)
         run.evaluate_test()
         wanted = run.result().run.generation
-    together = Together(base, tasks, 2)
+    together = Together(base, tasks, 2, products)
     together.run({"rslora": spec, "plain": specs["plain"]})
     assert wanted is not None
     assert together.results["rslora"].run.generation == pytest.approx(wanted, abs=0.02)
 
 
-def test_costs_add_up_and_are_shared_by_tokens(base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec]) -> None:
-    together = Together(base, tasks, 2)
+def test_costs_add_up_and_are_shared_by_tokens(
+    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], products: str
+) -> None:
+    together = Together(base, tasks, 2, products)
     together.run({"plain": specs["plain"], "full-text": specs["full-text"]})
     for result in together.results.values():
         costs = [point.cost_s for point in result.curve]
@@ -257,7 +288,9 @@ def test_costs_add_up_and_are_shared_by_tokens(base: LoadedModel, tasks: list[Ta
         assert result.curve[-1].cost_train_s > 0
 
 
-def test_a_task_so_small_that_a_fidelity_is_no_step(base: LoadedModel, spec_of: Callable[..., RunSpec]) -> None:
+def test_a_task_so_small_that_a_fidelity_is_no_step(
+    base: LoadedModel, spec_of: Callable[..., RunSpec], products: str
+) -> None:
     tiny = make_task("tiny", train=8)
     spec = replace(
         spec_of({**PLAIN, "batch_size": 8}, budget=Budget(epochs=2, max_fidelity=4, eval_examples=10)),
@@ -266,7 +299,7 @@ def test_a_task_so_small_that_a_fidelity_is_no_step(base: LoadedModel, spec_of: 
     )
     with finetune(spec.pipeline, tiny, base, 0, budget=spec.budget) as run:
         wanted = list(run)
-    together = Together(base, [tiny], 1)
+    together = Together(base, [tiny], 1, products)
     together.run({"tiny": spec})
     assert_same(together.curves["tiny"], wanted)
 
@@ -289,10 +322,10 @@ def little_memory(base: LoadedModel, tokens: int) -> Iterator[list[int]]:
 
 
 def test_a_pass_that_memory_does_not_hold_is_halved_and_nothing_changes(
-    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone
+    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone, products: str
 ) -> None:
     names = ["dropout", "neftune", "rank", "lora-plus", "attention"]
-    together = Together(base, tasks, len(names))
+    together = Together(base, tasks, len(names), products)
     with little_memory(base, 500) as refused:
         together.run({name: specs[name] for name in names})
     assert refused
@@ -302,9 +335,9 @@ def test_a_pass_that_memory_does_not_hold_is_halved_and_nothing_changes(
 
 
 def test_a_run_that_memory_does_not_hold_by_itself_ends_and_nobody_else(
-    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone
+    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], alone: Alone, products: str
 ) -> None:
-    together = Together(base, tasks, 3)
+    together = Together(base, tasks, 3, products)
     with little_memory(base, 400) as refused:
         together.run({name: specs[name] for name in ("large-batch", "plain", "batch")})
     assert refused
@@ -319,18 +352,18 @@ def test_a_run_that_memory_does_not_hold_by_itself_ends_and_nobody_else(
 
 @pytest.mark.parametrize("method", ["dora", "ia3"])
 def test_what_cannot_stand_beside_others_says_so(
-    base: LoadedModel, tasks: list[Task], spec_of: Callable[..., RunSpec], method: str
+    base: LoadedModel, tasks: list[Task], spec_of: Callable[..., RunSpec], method: str, products: str
 ) -> None:
-    together = Together(base, tasks, 1)
+    together = Together(base, tasks, 1, products)
     with pytest.raises(UserError, match=f"{method} changes more than .* it runs alone"):
         together.open("x", spec_of({**PLAIN, "peft_method": method}))
     assert together.cohort.free == [0]
 
 
 def test_a_full_cohort_an_empty_slot_and_no_slots(
-    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec]
+    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], products: str
 ) -> None:
-    together = Together(base, tasks, 1)
+    together = Together(base, tasks, 1, products)
     assert together.cohort.tick() == []
     with pytest.raises(FtmetaError, match="slot 0 is empty"):
         together.cohort.close(0)
@@ -342,14 +375,19 @@ def test_a_full_cohort_an_empty_slot_and_no_slots(
 
 
 def test_a_base_model_without_a_lean_forward_pass_says_so(base: LoadedModel) -> None:
-    half = replace(base, model=base.model.__class__(base.model.config).bfloat16())
+    whole = replace(base, model=base.model.__class__(base.model.config).double())
     with pytest.raises(ModelError, match="cannot train several runs at once"):
-        Cohort(half, 2)
+        Cohort(whole, 2)
+    half = replace(base, model=base.model.__class__(base.model.config).bfloat16())
+    with pytest.raises(ModelError, match="in bfloat16 the adapters' products are computed all at once"):
+        Cohort(half, 2, stacked=False)
 
 
-def test_the_base_model_is_left_as_it_was(base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec]) -> None:
+def test_the_base_model_is_left_as_it_was(
+    base: LoadedModel, tasks: list[Task], specs: dict[str, RunSpec], products: str
+) -> None:
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
-    together = Together(base, tasks, 3)
+    together = Together(base, tasks, 3, products)
     together.run({name: specs[name] for name in ("plain", "rslora", "mlp")})
     after = base.model.state_dict()
     assert before.keys() == after.keys()
