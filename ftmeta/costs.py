@@ -41,6 +41,7 @@ from ftmeta.schema import Budget, ModelShape, Pipeline
 if TYPE_CHECKING:
     import numpy as np
 
+CURRENCY = "USD"  # of all prices and costs
 EVALUATION_BATCH = 64  # examples; only the number of weight reads depends on it
 _MAX_COUNTED = 20_000
 ANALYTIC_NAMES = ("peft_method", "target_modules", "adapted_layers", "batch_size")  # hyperparameters the counts need
@@ -250,6 +251,20 @@ def price_usd_per_hour(price_key: str) -> float | None:
     return next((prices[price_key] for prices in tables if price_key in prices), None)
 
 
+def price_of(device: str) -> str | None:
+    """What a run on that device is charged, from which table: `0.09 USD an hour (cpu-core, as of 2025-07-01)`; None
+    where it is unknown."""
+    profile = profile_of(device)
+    if profile is None:
+        return None
+    tables = (table for table in _price_tables() if profile.price_key in table.price_usd_per_hour)
+    first = next(tables, None)
+    price = None if first is None else first.price_usd_per_hour[profile.price_key]
+    if first is None or price is None:
+        return None
+    return f"{price:g} {CURRENCY} an hour ({profile.price_key}, as of {first.as_of})"
+
+
 def usd_of_tokens(model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
     """What a language model behind an endpoint takes for so many tokens, by the tables that `price_usd_per_hour` reads;
     None where neither names the model. Raises ConfigError."""
@@ -290,8 +305,10 @@ def _price_table(path: Path) -> _PriceFile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         said = " ".join(str(error).split())[:200]
         raise ConfigError(f"price table {path}: {said}; see ftmeta/data/prices.yaml for the form") from None
-    if file.currency != "USD":
-        raise ConfigError(f"price table {path} is in {file.currency}; give prices in USD, which costs are reported in")
+    if file.currency != CURRENCY:
+        raise ConfigError(
+            f"price table {path} is in {file.currency}; give prices in {CURRENCY}, which costs are reported in"
+        )
     wrong = [name for name, price in file.price_usd_per_hour.items() if price is not None and not 0 <= price < math.inf]
     if wrong:
         raise ConfigError(f"price table {path}: the price of {wrong[0]} is not a number from 0 up")

@@ -94,7 +94,8 @@ def everything_in(uri: str, experiment: str = "collect") -> dict[str, Any]:
     for run in client.search_runs([found.experiment_id]):
         history = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
         rows = {name: [(m.step, m.value, m.timestamp) for m in metrics] for name, metrics in history.items()}
-        held[run.info.run_id] = (dict(run.info), run.data.params, run.data.tags, rows)
+        tags = {name: value for name, value in run.data.tags.items() if name != "runs_table"}
+        held[run.info.run_id] = (dict(run.info), run.data.params, tags, rows)
     return held
 
 

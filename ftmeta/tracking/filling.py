@@ -19,6 +19,7 @@ from typing import Any
 from ftmeta.errors import FtmetaError
 from ftmeta.schema import RunResult
 from ftmeta.tracking import store
+from ftmeta.tracking.scheme import MADE_BY, Dataset
 from ftmeta.tracking.store import Store, first_line, quoted, shown
 from ftmeta.tracking.sweeps import Tracker
 
@@ -63,7 +64,9 @@ def fill(
         found = _find_parent(opened, parent, results)
         if found is None and missing:
             key = parent.key or f"meta-dataset {parent.name}"
-            found = store.begin_parent(opened, parent.name, key, {}, None, **{store.MADE_BY: _MADE_HERE})
+            of_runs = {(one.run.task, one.run.task_fingerprint) for one in results if one.run.task_fingerprint}
+            datasets = [Dataset(*one) for one in sorted(of_runs)]
+            found = store.begin_parent(opened, parent.name, key, {}, None, datasets=datasets, **{MADE_BY: _MADE_HERE})
         if (
             found is not None and _is_made_here(found) and found.info.status == "RUNNING"
         ):  # now, or by one that was killed before this
@@ -84,8 +87,11 @@ def fill(
             log.warning("MLflow at %s no longer answers; %d runs are left, do it again for them", shown(uri), failed)
             return Filled(sent, len(there), failed)
         sent, failed = sent + outcome, failed + (not outcome)
-    if found is not None and _is_made_here(found) and (sent or found.info.status == "RUNNING"):
-        store.end_parent(opened, "ok", _totals(results))
+    if found is not None:
+        if _is_made_here(found) and (sent or found.info.status == "RUNNING"):
+            store.end_parent(opened, "ok", _totals(results))
+        elif sent:  # a sweep's own, which its driver has ended, or will
+            store.keep_table(opened)
     return Filled(sent, len(there), failed)
 
 
@@ -122,7 +128,7 @@ def _find_parent(opened: Store, parent: Parent, results: Sequence[RunResult]) ->
 
 
 def _is_made_here(parent: Any) -> bool:
-    return bool(parent.data.tags.get(store.MADE_BY) == _MADE_HERE)
+    return bool(parent.data.tags.get(MADE_BY) == _MADE_HERE)
 
 
 def _totals(results: Sequence[RunResult]) -> dict[str, float]:

@@ -9,7 +9,6 @@ the names that the user gives (reading.py). Every row is checked as one of a tab
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from ftmeta.metadataset.importing import Origin, keep, require_place
 from ftmeta.schema import BaseModelInfo
 from ftmeta.space import Space
 from ftmeta.tracking.reading import Found, Names, read_runs
-from ftmeta.tracking.store import Store, first_line, is_remote, new_client, shown
+from ftmeta.tracking.rows import open_for_reading
+from ftmeta.tracking.store import Store, first_line, is_remote, shown
 
 
 def import_experiment(
@@ -64,12 +64,8 @@ def import_experiment(
 
 
 def _read(uri: str, experiment: str, space: Space, names: Names) -> Found:
-    database = uri.removeprefix("sqlite:///")
-    if database != uri and not Path(database).is_file():  # MLflow would make an empty one
-        raise UserError(f"{uri} is not there; name the database file with --tracking-uri")
-    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # folders of older versions can still be read
+    client = open_for_reading(uri)
     try:
-        client = new_client(uri)
         there = client.get_experiment_by_name(experiment)
         if there is not None:
             opened = Store(client, there.experiment_id, lambda cost_s, device: None, is_remote=is_remote(uri))

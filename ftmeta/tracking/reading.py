@@ -20,7 +20,8 @@ from typing import Any
 from ftmeta.metadataset.given import Rejected, Row
 from ftmeta.schema import Budget
 from ftmeta.space import Space
-from ftmeta.tracking.store import CURVE_METRICS, GENERATION_METRICS, RUN_TAGS, Store, search
+from ftmeta.tracking.scheme import CURVE_METRICS, GENERATION_METRICS, RUN_TAGS
+from ftmeta.tracking.store import Store, search
 
 _AT_ONCE = 8  # requests to a server
 _STATUS = {"FINISHED": "ok", "FAILED": "error", "KILLED": "stopped"}

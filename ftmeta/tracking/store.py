@@ -11,14 +11,33 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ftmeta.costs import price_of
 from ftmeta.schema import CurvePoint, RunResult, Status
+from ftmeta.tracking.machine import joules_of
+from ftmeta.tracking.scheme import (
+    COST,
+    COST_USD,
+    CURVE_METRICS,
+    ENERGY,
+    EXPERIMENTS,
+    MADE_BY,
+    RUN,
+    RUN_TAGS,
+    SWEEP,
+    TABLE,
+    TABLE_TAG,
+    Dataset,
+    Prediction,
+)
+from ftmeta.tracking.table import RunInMlflow, to_json
+from ftmeta.version import code_version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,25 +49,6 @@ STATUS_IN_MLFLOW: dict[Status, str] = {
     "oom": "FAILED",
     "error": "FAILED",
 }
-CURVE_METRICS = {  # column of curves.parquet -> metric
-    "score": "score",
-    "val_nll": "val_nll",
-    "val_token_accuracy": "val_token_accuracy",
-    "test_score": "test_score",
-    "test_nll": "test_nll",
-    "train_loss": "train_loss",
-    "cost_s": "cost.device_seconds",
-    "cost_train_s": "cost.train_device_seconds",
-    "cost_eval_s": "cost.eval_device_seconds",
-    "wall_s": "wall_s",
-}
-RUN_TAGS = (  # columns of runs.parquet that are tags of the same name
-    *("run_id", "task", "base_model", "status", "error", "space", "device", "code_version", "task_fingerprint"),
-    *("base_model_fingerprint", "started_at", "max_fidelity", "cost_s", "wall_s"),
-)
-GENERATION_METRICS = {f"gen_{name}": f"test_{name}" for name in ("exact_match", "f1", "rouge_l")}  # column -> metric
-MADE_BY = "made_by"  # tag of a parent run that no driver of a sweep has made
-SWEEP = "sweep"  # the kind of a parent run, and the tag that holds its fingerprint
 _UNDER_WAY = "under way"  # tag `status` of a run that is reported while it lasts
 _BATCH = 1000  # the most metrics that MLflow takes at once
 _SETTINGS = {
@@ -87,7 +87,7 @@ def open_store(uri: str, experiment: str, usd: Callable[[float, str], float | No
     found = client.get_experiment_by_name(experiment)
     if found is None:
         with contextlib.suppress(MlflowException):  # another sweep may have made it meanwhile
-            client.create_experiment(experiment, artifact_location=_artifacts_of(uri))
+            client.create_experiment(experiment, _artifacts_of(uri), _tags_of_experiment(experiment))
         found = client.get_experiment_by_name(experiment)
         if found is None:
             raise ConnectionError(f"experiment {experiment!r} could not be made")
@@ -109,11 +109,14 @@ def begin_parent(
     params: Mapping[str, Any],
     definition: str | None,
     kind: str = SWEEP,
+    datasets: Sequence[Dataset] = (),
     **tags: str,
 ) -> Any:
-    tags = {"kind": kind, kind: key, **tags}
+    tags = {"kind": kind, kind: key, "code_version": code_version(), **tags}
     parent = store.client.create_run(store.experiment_id, tags=tags, run_name=name)
     describe_parent(store, parent, params, definition, kind)
+    if datasets:
+        store.client.log_inputs(parent.info.run_id, [_input(dataset) for dataset in datasets])
     return parent
 
 
@@ -133,15 +136,46 @@ def describe_parent(
         store.client.log_text(parent.info.run_id, definition, f"{kind}.yaml")
 
 
-def end_parent(store: Store, status: Status, metrics: Mapping[str, float]) -> None:
+def end_parent(
+    store: Store, status: Status, metrics: Mapping[str, float], *, each: Callable[[], None] = lambda: None
+) -> None:
+    """Ends it with its totals. What it cost is at least what its runs cost together, whichever driver made them; a
+    tuning has paid for more than runs. `each` is called for every run."""
     from mlflow.entities import Metric
 
     if store.parent_id is None:
         return
+    spent = keep_table(store, each=each)
+    joules = joules_of(store.client.get_run(store.parent_id).data.metrics)
+    if joules is not None:
+        spent[ENERGY] = joules
+    totals = {**metrics, **{name: max(value, metrics.get(name, 0.0)) for name, value in spent.items()}}
     now_ms = int(time.time() * 1000)
-    rows = [Metric(name, float(value), now_ms, 0) for name, value in metrics.items()]
-    store.client.log_batch(store.parent_id, metrics=rows)
+    store.client.log_batch(store.parent_id, [Metric(name, float(value), now_ms, 0) for name, value in totals.items()])
     store.client.set_terminated(store.parent_id, status=STATUS_IN_MLFLOW[status])
+
+
+def keep_table(store: Store, *, each: Callable[[], None] = lambda: None) -> dict[str, float]:
+    """Keeps the table of the parent's runs as its artifact (table.py), and returns what they cost together."""
+    assert store.parent_id is not None
+    runs = []
+    for run in search(store, f"tags.kind = '{RUN}' and tags.mlflow.parentRunId = {quoted(store.parent_id)}"):
+        runs.append(RunInMlflow.of(run))
+        each()
+    if runs:
+        store.client.log_text(store.parent_id, to_json(runs), TABLE)
+        store.client.set_tag(store.parent_id, TABLE_TAG, str(len(runs)))
+    known_s = [run.cost_s for run in runs if run.cost_s is not None]
+    known_usd = [run.cost_usd for run in runs if run.cost_usd is not None]
+    return {**({COST: sum(known_s)} if known_s else {}), **({COST_USD: sum(known_usd)} if known_usd else {})}
+
+
+def log_folder(store: Store, mlflow_id: str, path: Path, name: str) -> None:
+    """A folder, or a file, as artifacts under `name`. Again replaces them."""
+    if path.is_dir():
+        store.client.log_artifacts(mlflow_id, str(path), name)
+    else:
+        store.client.log_artifact(mlflow_id, str(path))
 
 
 # --- the runs ---------------------------------------------------------------------------------------------------------
@@ -150,7 +184,7 @@ def end_parent(store: Store, status: Status, metrics: Mapping[str, float]) -> No
 def runs_there(store: Store) -> dict[str, str | None]:
     """Run id -> status (None: not complete), of all finetuning runs in the experiment, under whatever parent."""
     there: dict[str, str | None] = {}
-    for run in search(store, "tags.kind = 'run'"):
+    for run in search(store, f"tags.kind = '{RUN}'"):
         run_id = run.data.tags.get("run_id", "")
         there[run_id] = there.get(run_id) or (run.data.tags.get("status") if run.info.status != "RUNNING" else None)
     return there
@@ -165,9 +199,18 @@ def find_run(store: Store, run_id: str) -> Any | None:
     return next(search(store, f"tags.run_id = {quoted(run_id)}"), None)
 
 
-def send(store: Store, result: RunResult, *, look: bool = False, has_ended: bool = True) -> None:
+def send(
+    store: Store,
+    result: RunResult,
+    *,
+    look: bool = False,
+    has_ended: bool = True,
+    predicted: Prediction | None = None,
+    artifacts: Mapping[str, Path] | None = None,
+) -> None:
     """Writes a run, or completes it where it was begun; one that ended otherwise is replaced. `look`: someone may have
-    begun it since `sent` was made. One that has not ended stays open, to be sent again with more points."""
+    begun it since `sent` was made. One that has not ended stays open, to be sent again with more points. `artifacts`:
+    name -> a file or folder of this machine."""
     from mlflow.entities import RunTag
 
     run = result.run
@@ -177,7 +220,9 @@ def send(store: Store, result: RunResult, *, look: bool = False, has_ended: bool
     if begun is not None and begun.data.tags.get("status") not in (run.status, _UNDER_WAY):
         store.client.delete_run(begun.info.run_id)
         begun = None
-    tags = _tags(result, store.parent_id) | ({} if has_ended else {"status": _UNDER_WAY})
+    tags = _tags(result, store) | ({} if has_ended else {"status": _UNDER_WAY})
+    if predicted is not None:
+        tags["selector"] = predicted.selector
     was_under_way = begun is not None and begun.data.tags.get("status") == _UNDER_WAY
     if begun is None:
         begun = store.client.create_run(
@@ -188,20 +233,29 @@ def send(store: Store, result: RunResult, *, look: bool = False, has_ended: bool
         )
     mlflow_id, started_ms = begun.info.run_id, begun.info.start_time
     params = _params({**run.pipeline.values, "base_model": run.base_model, "seed": run.seed})
-    metrics = _metrics(result, started_ms, store.usd)
+    metrics = _metrics(result, started_ms, store.usd, predicted)
     changed = [RunTag(name, value) for name, value in tags.items()] if was_under_way else []
     store.client.log_batch(mlflow_id, metrics=metrics[:_BATCH], params=params, tags=changed)
     for first in range(_BATCH, len(metrics), _BATCH):
         store.client.log_batch(mlflow_id, metrics=metrics[first : first + _BATCH])
+    if not was_under_way and run.task_fingerprint is not None:  # imported runs may have none
+        store.client.log_inputs(mlflow_id, [_input(Dataset(run.task, run.task_fingerprint))])
     if not has_ended:
         store.sent[run.run_id] = None
         return
+    for name, path in (artifacts or {}).items():
+        log_folder(store, mlflow_id, path, name)
     ended_ms = started_ms + int((run.wall_s or 0.0) * 1000)
     store.client.set_terminated(mlflow_id, status=STATUS_IN_MLFLOW[run.status], end_time=ended_ms)
     store.sent[run.run_id] = run.status
 
 
-def _metrics(result: RunResult, started_ms: int, usd: Callable[[float, str], float | None]) -> list[Any]:
+def _metrics(
+    result: RunResult,
+    started_ms: int,
+    usd: Callable[[float, str], float | None],
+    predicted: Prediction | None,
+) -> list[Any]:
     from mlflow.entities import Metric
 
     def at(point: CurvePoint, values: Mapping[str, float | None]) -> Iterator[Metric]:
@@ -215,23 +269,36 @@ def _metrics(result: RunResult, started_ms: int, usd: Callable[[float, str], flo
     for point in result.curve:
         priced = point.cost_s is not None and run.device is not None
         values = {metric: getattr(point, column) for column, metric in CURVE_METRICS.items()}
-        rows += at(point, {**values, "cost.usd": usd(point.cost_s, run.device) if priced else None})
+        rows += at(point, {**values, COST_USD: usd(point.cost_s, run.device) if priced else None})
     generation = {f"test_{name}": value for name, value in (run.generation or {}).items()}
     last, when_ms = (rows[-1].step, rows[-1].timestamp) if rows else (0, started_ms)
-    once = {"peak_memory_gb": run.peak_memory_gb, **generation}
+    expected = {} if predicted is None else predicted.metrics()
+    once = {"peak_memory_gb": run.peak_memory_gb, **generation, **expected}
     return rows + [Metric(name, float(value), when_ms, last) for name, value in once.items() if value is not None]
 
 
-def _tags(result: RunResult, parent_id: str | None) -> dict[str, str]:
+def _tags(result: RunResult, store: Store) -> dict[str, str]:
     run = result.run
     known = {name: getattr(run, name) for name in RUN_TAGS}
+    if run.cost_s is not None and run.device is not None:  # a run that broke off has cost more than its curve says
+        known["cost_usd"] = store.usd(run.cost_s, run.device)
+        known["price"] = None if known["cost_usd"] is None else price_of(run.device)
     return {
-        **({} if parent_id is None else {"mlflow.parentRunId": parent_id}),
-        "kind": "run",
+        **({} if store.parent_id is None else {"mlflow.parentRunId": store.parent_id}),
+        "kind": RUN,
         "pipeline": run.pipeline.id,
         **({"libraries": json.dumps(dict(run.libraries), sort_keys=True)} if run.libraries else {}),
         **{name: str(value)[:5000] for name, value in known.items() if value is not None},
     }
+
+
+def _input(dataset: Dataset) -> Any:
+    from mlflow.entities import Dataset as MlflowDataset
+    from mlflow.entities import DatasetInput, InputTag
+
+    source = json.dumps({"sort": dataset.sort, "name": dataset.name, "fingerprint": dataset.fingerprint})
+    described = MlflowDataset(dataset.name[:500], dataset.fingerprint[:36], "ftmeta", source)
+    return DatasetInput(described, [InputTag("mlflow.data.context", dataset.context)])
 
 
 def _params(values: Mapping[str, Any]) -> list[Any]:
@@ -278,6 +345,13 @@ def refused_for_good(error: Exception) -> bool:
 
 def first_line(error: Exception) -> str:
     """What went wrong, without the password that an address in it may hold."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException) and error.get_http_status_code() in (401, 403):
+        return (
+            "it refuses this user; give the right ones in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "have the user allowed to edit the experiment"
+        )
     said = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
     return shown(said)[:300]
 
@@ -289,6 +363,12 @@ def shown(text: str) -> str:
 
 def is_remote(uri: str) -> bool:
     return urlsplit(uri).scheme in ("http", "https")
+
+
+def _tags_of_experiment(name: str) -> dict[str, str]:
+    """What its page says above the runs, and that it lists runs and not traces."""
+    note = EXPERIMENTS.get(name)
+    return {"mlflow.experimentKind": "custom_model_development", **({"mlflow.note.content": note} if note else {})}
 
 
 def _artifacts_of(uri: str) -> str | None:

@@ -11,15 +11,20 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from ftmeta.schema import RunResult, Status
 from ftmeta.tracking import store
+from ftmeta.tracking.machine import Watch
+from ftmeta.tracking.scheme import SWEEP, Dataset, Prediction
 from ftmeta.tracking.store import Store, first_line, shown
 
 MAX_WAITING = 10_000  # results kept in memory for a server that is down; older ones are left to the next submission
+
+_LONGEST_DRAIN_S = 300.0  # after the work has ended, however steadily a slow server takes what it is sent
 
 log = logging.getLogger("ftmeta.tracking")
 
@@ -27,11 +32,21 @@ log = logging.getLogger("ftmeta.tracking")
 class Sweep(Protocol):
     """Where finished runs are reported. Every method returns at once, except `close`, and none raises."""
 
-    def log(self, result: RunResult, *, has_ended: bool = True) -> None:
-        """Reports a run; again is fine. One that has not ended is reported again, with more points."""
+    def log(
+        self,
+        result: RunResult,
+        *,
+        has_ended: bool = True,
+        predicted: Prediction | None = None,
+        artifacts: Mapping[str, Path] | None = None,
+    ) -> None:
+        """Reports a run; again is fine. One that has not ended is reported again, with more points. `predicted`: what
+        a selector that recommended it had expected; `artifacts`: name -> a file or folder to keep with it."""
 
-    def close(self, status: Status, metrics: Mapping[str, float | None]) -> int:
-        """Ends the parent run with its totals; returns how many runs could not be sent."""
+    def close(
+        self, status: Status, metrics: Mapping[str, float | None], artifacts: Mapping[str, Path] | None = None
+    ) -> int:
+        """Ends the parent run with its totals and artifacts; returns how many runs could not be sent."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +64,18 @@ class Tracker:
         key: str,
         params: Mapping[str, Any] | None = None,
         definition: str | None = None,
-        kind: str = store.SWEEP,
+        kind: str = SWEEP,
+        datasets: Sequence[Dataset] = (),
     ) -> Sweep:
         """The parent run of `key` (a fingerprint), made or continued. `definition` is kept as its artifact. `kind`:
-        what sort of work it is the parent of."""
+        what sort of work it is the parent of; `datasets`: what it is done on."""
         if self.uri is None:
             return _Off()
-        return _MlflowSweep(self, name, key, dict(params or {}), definition, kind)
+        return _MlflowSweep(self, _Parent(name, key, dict(params or {}), definition, kind, tuple(datasets)))
 
     def single(self) -> Sweep:
         """For runs of no sweep: there is no parent run."""
-        return _Off() if self.uri is None else _MlflowSweep(self, "", None, {}, None, store.SWEEP)
+        return _Off() if self.uri is None else _MlflowSweep(self, None)
 
 
 def tracker(
@@ -70,46 +86,93 @@ def tracker(
 
 
 class _Off:
-    def log(self, result: RunResult, *, has_ended: bool = True) -> None:
+    def log(
+        self,
+        result: RunResult,
+        *,
+        has_ended: bool = True,
+        predicted: Prediction | None = None,
+        artifacts: Mapping[str, Path] | None = None,
+    ) -> None:
         pass
 
-    def close(self, status: Status, metrics: Mapping[str, float | None]) -> int:
+    def close(
+        self, status: Status, metrics: Mapping[str, float | None], artifacts: Mapping[str, Path] | None = None
+    ) -> int:
         return 0
 
 
+@dataclass(frozen=True)
+class _Parent:
+    name: str
+    key: str
+    params: Mapping[str, Any]
+    definition: str | None
+    kind: str
+    datasets: tuple[Dataset, ...]
+
+
+@dataclass(frozen=True)
+class _Report:
+    """A run that waits to be sent."""
+
+    result: RunResult
+    has_ended: bool
+    predicted: Prediction | None
+    artifacts: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class _Ending:
+    status: Status
+    metrics: Mapping[str, float]
+    artifacts: Mapping[str, Path] = field(default_factory=dict)
+
+
 class _MlflowSweep:
-    def __init__(
-        self, owner: Tracker, name: str, key: str | None, params: dict[str, Any], definition: str | None, kind: str
-    ) -> None:
-        self._owner, self._kind = owner, kind
-        self._name, self._key, self._params, self._definition = name, key, params, definition
+    def __init__(self, owner: Tracker, parent: _Parent | None) -> None:
+        self._owner, self._parent = owner, parent
         self._store: Store | None = None
-        self._waiting: deque[tuple[RunResult, bool]] = deque()  # with whether it has ended
+        self._watch: Watch | None = None
+        self._waiting: deque[_Report] = deque()
         self._changed = threading.Condition()
         self._dropped = 0
-        self._closing: tuple[Status, dict[str, float]] | None = None
+        self._closing: _Ending | None = None
         self._progress_at = time.monotonic()
         self._warned = False
         self._thread = threading.Thread(target=self._send_all, name="ftmeta-mlflow", daemon=True)
         self._thread.start()
 
-    def log(self, result: RunResult, *, has_ended: bool = True) -> None:
+    def log(
+        self,
+        result: RunResult,
+        *,
+        has_ended: bool = True,
+        predicted: Prediction | None = None,
+        artifacts: Mapping[str, Path] | None = None,
+    ) -> None:
         if self._store is not None and store.is_sent(self._store, result):
             return
         with self._changed:
             if len(self._waiting) >= MAX_WAITING:
                 self._waiting.popleft()
                 self._dropped += 1
-            self._waiting.append((result, has_ended))
+            self._waiting.append(_Report(result, has_ended, predicted, artifacts or {}))
             self._changed.notify()
 
-    def close(self, status: Status, metrics: Mapping[str, float | None]) -> int:
+    def close(
+        self, status: Status, metrics: Mapping[str, float | None], artifacts: Mapping[str, Path] | None = None
+    ) -> int:
+        known = {name: value for name, value in metrics.items() if value is not None}
         with self._changed:
-            self._closing = (status, {name: value for name, value in metrics.items() if value is not None})
-            self._progress_at = time.monotonic()
+            self._closing = _Ending(status, known, artifacts or {})
+            self._progress()
             self._changed.notify()
-        while self._thread.is_alive() and time.monotonic() - self._progress_at < self._owner.drain_s:
+        last = time.monotonic() + _LONGEST_DRAIN_S
+        while self._thread.is_alive() and time.monotonic() < min(last, self._progress_at + self._owner.drain_s):
             self._thread.join(0.1)
+        if self._watch is not None:
+            self._watch.stop()
         with self._changed:
             unsent = len(self._waiting) + self._dropped
         if unsent or self._thread.is_alive():
@@ -119,6 +182,9 @@ class _MlflowSweep:
                 shown(self._owner.uri or ""),
             )
         return unsent
+
+    def _progress(self) -> None:
+        self._progress_at = time.monotonic()
 
     def _send_all(self) -> None:
         """The thread: connects, sends what waits in order, waits longer after each failure, ends after `close`."""
@@ -132,18 +198,24 @@ class _MlflowSweep:
                 if self._store is None:
                     self._store = self._connect()
                 elif first is not None:
-                    store.send(self._store, first[0], has_ended=first[1])
+                    store.send(
+                        self._store,
+                        first.result,
+                        has_ended=first.has_ended,
+                        predicted=first.predicted,
+                        artifacts=first.artifacts,
+                    )
                     with self._changed:
                         if self._waiting and self._waiting[0] is first:
                             self._waiting.popleft()
                 elif self._closing is not None:
-                    store.end_parent(self._store, *self._closing)
+                    self._end(self._store, self._closing)
                     return
-                self._progress_at = time.monotonic()
+                self._progress()
                 pause_s = 1.0
             except Exception as error:
                 if first is not None and self._store is not None:
-                    run_id = first[0].run.run_id
+                    run_id = first.result.run.run_id
                     self._store.sent[run_id] = None
                     if store.refused_for_good(error):
                         log.warning("MLflow does not take run %s: %s", run_id, first_line(error))
@@ -165,15 +237,24 @@ class _MlflowSweep:
                         return  # the last try after the work ended
                 pause_s = min(2 * pause_s, 60.0)
 
+    def _end(self, opened: Store, ending: _Ending) -> None:
+        for name, path in ending.artifacts.items():
+            if opened.parent_id is not None:
+                store.log_folder(opened, opened.parent_id, path, name)
+                self._progress()
+        store.end_parent(opened, ending.status, ending.metrics, each=self._progress)
+
     def _connect(self) -> Store:
         opened = store.open_store(self._owner.uri or "", self._owner.experiment, self._owner.usd)
-        if self._key is not None:
-            parent = store.find_parent(opened, self._key, self._kind)
+        of = self._parent
+        if of is not None:
+            parent = store.find_parent(opened, of.key, of.kind)
             if parent is None:
-                of_it = (self._name, self._key, self._params, self._definition, self._kind)
-                parent = store.begin_parent(opened, *of_it)
+                made = (of.name, of.key, of.params, of.definition, of.kind, of.datasets)
+                parent = store.begin_parent(opened, *made)
             else:
                 store.take_parent(opened, parent)
             opened.parent_id = parent.info.run_id
             opened.sent.update(store.runs_there(opened))
+            self._watch = Watch(self._owner.uri or "", parent.info.run_id)
         return opened
