@@ -1,4 +1,4 @@
-"""`ftmeta space`, `models` and `doctor`: what there is, without running anything."""
+"""`ftmeta space`, `models` and `doctor`: what there is, without changing anything."""
 
 from __future__ import annotations
 
@@ -159,14 +159,31 @@ def doctor(
     part: Annotated[
         str | None, typer.Option(help="Check what one part needs only, as `core` or `browser tests`.")
     ] = None,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Check every node of a Ray cluster that runs.")] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(help="With --cluster: host:port of its GCS, or `auto`. Default: $RAY_ADDRESS, or `make up`'s."),
+    ] = None,
+    shared: Annotated[
+        Path | None, typer.Option(help="With --cluster: the folder that all nodes share. Default: their $FTMETA_STATE.")
+    ] = None,
     json: JsonOption = False,
 ) -> Reply:
     """What this machine has and lacks for each part. Exit code 1 if something of the core is missing.
 
-    Example: `ftmeta doctor --part core`
+    With --cluster: what is wrong with a Ray cluster: versions, token, GPUs, shared storage, clocks, disk, memory,
+    MLflow, Serve. Exit code 1 if anything is.
+
+    Example: `ftmeta doctor --part core`, or `ray job submit -- ftmeta doctor --cluster`
     """
     from ftmeta.doctor import run_checks
 
+    if cluster:
+        if part is not None:
+            raise UserError("--part is of this machine's checks; leave it out with --cluster")
+        return _cluster_doctor(address, shared)
+    if address is not None or shared is not None:
+        raise UserError("--address and --shared are of a cluster's checks; say --cluster too")
     checks = run_checks()
     parts = sorted({check.part for check in checks})
     if part is not None and part not in parts:
@@ -184,3 +201,24 @@ def doctor(
 
     core_fails = any(not check.ok and check.part == "core" for check in checks)
     return Reply({"checks": [asdict(check) for check in checks]}, show, exit_code=int(core_fails))
+
+
+def _cluster_doctor(address: str | None, shared: Path | None) -> Reply:
+    from ftmeta.doctor import check_cluster
+    from ftmeta.orchestrate.health import cluster_address, gather
+
+    if shared is not None and not shared.is_absolute():
+        raise UserError(f"--shared {shared} is relative; give the path at which every node has it")
+    facts = gather(cluster_address(address), shared)
+    checks = check_cluster(facts)
+
+    def show(console: Console) -> None:
+        listed = table("", "check", "found", "what to do")
+        for check in checks:
+            mark = "[green]ok[/green]" if check.ok else "[red]no[/red]"
+            listed.add_row(mark, check.name, check.found, "" if check.ok else check.fix)
+        console.print(listed)
+
+    wrong = any(not check.ok for check in checks)
+    document = {"checks": [asdict(check) for check in checks], "nodes": [asdict(node) for node in facts.nodes]}
+    return Reply(document, show, exit_code=int(wrong))

@@ -1,7 +1,4 @@
-"""What this machine has and lacks for each part of ftmeta: the checks behind `ftmeta doctor`.
-
-Each check says what was found, what was wanted and how to get it. Nothing is changed, started or downloaded.
-"""
+"""What this machine has and lacks for each part of ftmeta."""
 
 from __future__ import annotations
 
@@ -11,25 +8,13 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
+from ftmeta.doctor.check import Check
 from ftmeta.files import DATA, cache_dir
 
 MIN_FREE_GB = 2.0
 MIN_SHARED_MEMORY_GB = 0.5
-
-
-@dataclass(frozen=True)
-class Check:
-    """`part` is what needs it; a part other than `core` is an extra that ftmeta runs without."""
-
-    name: str
-    part: str
-    ok: bool
-    found: str
-    wanted: str
-    fix: str
 
 
 def run_checks() -> list[Check]:
