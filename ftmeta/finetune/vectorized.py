@@ -385,7 +385,6 @@ class Cohort:
         ]
         embedded_NH = torch.cat([self._embedded(*one) for one in together])
         hidden_SH = decoder.hidden_of(model, embedded_NH, layout, self._projection.of(parts))
-        self._computed, self._text = self._computed + layout.attended, self._text + sum(one.tokens for one in batches)
         return frozen_linear(hidden_SH, model.get_output_embeddings().weight).float(), layout
 
     def _embedded(self, run: SlotRun, batch: Batch, generator: torch.Generator | None) -> torch.Tensor:
@@ -475,6 +474,8 @@ class Cohort:
                 )
                 loss_S = _losses_at(logits_SV, layout, pieces, batches)
                 loss_S.sum().backward()
+            self._computed += layout.attended
+            self._text += sum(batch.tokens for batch in batches)
             losses = [loss_S[where].detach().sum() for where in layout.selected]
         spent_s, tokens = self._clock.cost_s - before_s, sum(batch.tokens for batch in batches)
         for piece, batch in zip(pieces, batches, strict=True):
