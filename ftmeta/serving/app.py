@@ -16,6 +16,7 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 
 from ftmeta.errors import ConfigError, FtmetaError
+from ftmeta.serving import sources
 from ftmeta.serving.problems import RETRY_AFTER_S
 from ftmeta.serving.service import Service
 from ftmeta.serving.tokens import load_token_hashes, require_tokens
@@ -29,7 +30,9 @@ class BuildArguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    selector: str | None = None  # a folder made by `ftmeta metatrain`; None: the bundled one
+    # A folder of `ftmeta metatrain`, models:/NAME@ALIAS or models:/NAME/VERSION of a registry; None: the bundled one.
+    selector: str | None = None
+    tracking_uri: str | None = None  # of the registry; None: $MLFLOW_TRACKING_URI
     host: str = "127.0.0.1"  # the address that the HTTP proxies listen on: http_options.host of the same file
     tokens_file: str | None = None  # SHA-256 hashes of bearer tokens, one a line
     replicas: int = 1
@@ -41,6 +44,7 @@ class UserConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     selector: str | None = None  # None: the one that `args` names
+    look_again: str | int | None = None  # another value than before: what an alias names now
 
 
 # No CPU is reserved: an answer takes milliseconds, and a sweep on the same cluster shall not lose a core to it.
@@ -59,15 +63,22 @@ class SelectorDeployment:
     """One replica. It starts with the selector of `args`, so that a replica that starts while `user_config` names a
     broken one serves the old one too."""
 
-    def __init__(self, selector: str | None, tokens: tuple[str, ...]) -> None:
-        from ftmeta.selector import load_selector
-
+    def __init__(
+        self,
+        selector: str | None,
+        tokens: tuple[str, ...],
+        tracking_uri: str | None = None,
+        alias: str | None = None,
+    ) -> None:
         _log_as_lines()
-        self._pinned = selector
-        self._loaded = selector
-        self._tokens = tokens
+        self._pinned = UserConfig(selector=selector)
+        self._alias, self._tracking_uri = alias, tracking_uri  # of the pinned one, and of the registry
+        self._wanted = self._pinned
         replica = serve.get_replica_context().replica_id.unique_id
-        self._web = create_app(load_selector(selector), tokens=tokens, replica=replica, sends_request_id=False)
+        loaded = sources.load(selector, tracking_uri, alias)
+        self._web = create_app(
+            loaded.selector, tokens=tokens, replica=replica, sends_request_id=False, registered=loaded.registered
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._web
@@ -78,13 +89,15 @@ class SelectorDeployment:
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Switches to the selector that `user_config` names; if that cannot be done, the one in use goes on."""
-        from ftmeta.selector import load_selector
-
         try:
-            wanted = UserConfig.model_validate(user_config).selector or self._pinned
-            if wanted != self._loaded:
-                self._service.switch(load_selector(wanted))
-                self._loaded = wanted
+            wanted = UserConfig.model_validate(user_config)
+            if wanted.selector is None:
+                wanted = self._pinned
+            if wanted != self._wanted:
+                alias = self._alias if wanted == self._pinned else None
+                loaded = sources.load(wanted.selector, self._tracking_uri, alias)
+                self._service.switch(loaded.selector, loaded.registered)
+                self._wanted = wanted
         except (FtmetaError, ValidationError) as error:
             self._service.refuse(str(error))
 
@@ -104,8 +117,9 @@ def build(args: dict[str, Any]) -> Application:
         raise ConfigError(f"argument '{where}' of the service: {first['msg']}; known are {known}") from None
     tokens = load_token_hashes(arguments.tokens_file)
     require_tokens(arguments.host, tokens)
+    selector, alias = sources.pinned(arguments.selector, arguments.tracking_uri)
     deployment: serve.Deployment = SelectorDeployment  # type: ignore[assignment]  # what the decorators make of it
-    return deployment.options(num_replicas=arguments.replicas).bind(arguments.selector, tokens)
+    return deployment.options(num_replicas=arguments.replicas).bind(selector, tokens, arguments.tracking_uri, alias)
 
 
 def _log_as_lines() -> None:

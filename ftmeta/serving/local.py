@@ -38,7 +38,8 @@ def serve_locally(
 ) -> None:
     """Serves until Ctrl-C or SIGTERM, on a private Ray instance of this process, and leaves nothing running.
 
-    `selector` is a folder made by `ftmeta metatrain`, None the bundled one. `on_ready` is told the page's address as
+    `selector` is a folder made by `ftmeta metatrain`, one in MLflow's registry (models:/NAME@ALIAS, at
+    $MLFLOW_TRACKING_URI), None the bundled one. `on_ready` is told the page's address as
     soon as it answers, after about 15 s. Raises ConfigError for a port that is taken and for an address beyond loopback
     without tokens, and what `load_selector` raises.
     """
@@ -111,13 +112,17 @@ def _run(host: str, port: int, selector: str | None, tokens_file: Path | str | N
     from ray import serve
 
     from ftmeta.serving.app import build
+    from ftmeta.tracking.registry import is_reference
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it announces each of its steps
     options: dict[str, Any] = {"host": host, "port": port, "request_timeout_s": _REQUEST_TIMEOUT_S}
     serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"enable_access_log": False})
-    folder = None if selector is None else str(Path(selector).absolute())  # a replica has another working directory
+    place = selector
+    if selector is not None and not is_reference(selector):  # a replica has another working directory
+        place = str(Path(selector).absolute())
     tokens = None if tokens_file is None else str(Path(tokens_file).absolute())
-    app = build({"selector": folder, "host": host, "tokens_file": tokens})
+    address = os.environ.get("MLFLOW_TRACKING_URI") if is_reference(place) else None  # a replica may have none
+    app = build({"selector": place, "host": host, "tokens_file": tokens, "tracking_uri": address})
     try:
         serve.run(app, name=_APPLICATION, route_prefix="/")
     except RuntimeError as error:
@@ -140,11 +145,11 @@ def _check(host: str, selector: str | None, tokens_file: Path | str | None) -> N
     """Raises in this process, at once, what would otherwise come out of a replica much later."""
     require_tokens(host, load_token_hashes(tokens_file))
 
-    from ftmeta.selector import load_selector
     from ftmeta.serving.metrics import Metrics
     from ftmeta.serving.service import Service
+    from ftmeta.serving.sources import load
 
-    Service(load_selector(selector), Metrics("trial"))
+    Service(load(selector).selector, Metrics("trial"))
 
 
 def _check_port(host: str, port: int) -> None:

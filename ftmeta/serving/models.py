@@ -316,6 +316,12 @@ class SupportedHardware(BaseModel):
     description: str
 
 
+class RegisteredAnswer(BaseModel):
+    name: str
+    version: str = Field(description="The registry's number. It is served whatever the alias names later.")
+    alias: str | None = Field(description="The alias that led to it; null: it was named by its number.")
+
+
 class SelectorAnswer(BaseModel):
     name: str
     version: str
@@ -325,6 +331,7 @@ class SelectorAnswer(BaseModel):
     default_base_model: str
     hardware: list[SupportedHardware]
     default_hardware: str
+    registered: RegisteredAnswer | None = Field(description="What it is called in the model registry; null: nothing.")
     switch_refused: bool = Field(description="The last attempt to switch failed, and this selector went on.")
 
 

@@ -17,6 +17,7 @@ from ftmeta.serving.answering import Answering, Canary
 from ftmeta.serving.metrics import Metrics
 from ftmeta.serving.models import ExportRequest, RecommendationRequest, SuggestionRequest
 from ftmeta.serving.remembered import Answer
+from ftmeta.serving.sources import Registered
 
 log = logging.getLogger("ftmeta.serving")
 Asked = RecommendationRequest | SuggestionRequest | ExportRequest
@@ -31,12 +32,17 @@ class Service:
     """Answers with the selector in use."""
 
     def __init__(
-        self, selector: Selector, metrics: Metrics, base_models: Sequence[BaseModelInfo] | None = None
+        self,
+        selector: Selector,
+        metrics: Metrics,
+        base_models: Sequence[BaseModelInfo] | None = None,
+        registered: Registered | None = None,
     ) -> None:
-        """`base_models` None: those that lie on this machine."""
+        """`base_models` None: those that lie on this machine. `registered`: the selector's name in a registry."""
         self._metrics = metrics
         self._base_models = models_here() if base_models is None else base_models
         self._refused = False
+        self._registered = registered
         self.answering = Answering(selector, self._base_models)
         metrics.show_selector(self.name, self.version)
 
@@ -76,11 +82,13 @@ class Service:
 
     def describe(self) -> dict[str, Any]:
         """What GET /v1/selector answers; `switch_refused`: the last attempt to switch kept the old selector."""
-        return {**self.answering.describe(), "switch_refused": self._refused}
+        registered = None if self._registered is None else self._registered.to_json()
+        return {**self.answering.describe(), "registered": registered, "switch_refused": self._refused}
 
-    def switch(self, selector: Selector) -> None:
+    def switch(self, selector: Selector, registered: Registered | None = None) -> None:
         """Takes over `selector` once it has answered its canary; raises FtmetaError and keeps the old one otherwise."""
         self.answering = Answering(selector, self._base_models)
+        self._registered = registered
         self._refused = False
         self._metrics.show_selector(self.name, self.version)
         log.info(json.dumps({"event": "selector", "name": self.name, "version": self.version}))

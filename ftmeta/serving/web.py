@@ -39,6 +39,7 @@ from ftmeta.serving.service import Asked, Service
 if TYPE_CHECKING:
     from ftmeta.schema import BaseModelInfo
     from ftmeta.selector import Selector
+    from ftmeta.serving.sources import Registered
 
 PAGE = Path(__file__).parent / "page"
 _TYPES = {
@@ -62,8 +63,10 @@ def create_app(
     tokens: Sequence[str] = (),
     replica: str = "local",
     sends_request_id: bool = True,
+    registered: Registered | None = None,
 ) -> FastAPI:
-    """The application. `base_models` None means those on this machine. `tokens` are SHA-256 hashes (tokens.py); without
+    """The application. `base_models` None means those on this machine; `registered`: what the selector is called in a
+    registry. `tokens` are SHA-256 hashes (tokens.py); without
     any, only this machine is served.
 
     `app.state.service` is the Service that answers, whose selector can be switched while the application runs.
@@ -76,7 +79,7 @@ def create_app(
         redoc_url=None,
     )
     metrics = Metrics(replica)
-    service = Service(selector, metrics, base_models)
+    service = Service(selector, metrics, base_models, registered)
     app.state.service = service
     app.add_middleware(Guard, tokens=tokens, metrics=metrics, sends_request_id=sends_request_id)
     _add_error_handlers(app)

@@ -1,7 +1,7 @@
 """`ftmeta costs`: what was spent, by task, pipeline, base model, month, experiment or device.
 
-In: the experiments of an MLflow. Out: device-seconds, money and, where devices report it, energy, each as it was written
-when the run ended: prices that have changed since change nothing. What a tuning, a meta-training or a benchmark took
+In: the experiments of an MLflow. Out: device-seconds, money and, where devices report it, energy, each as it was
+written when the run ended: later prices change nothing. What a tuning, a meta-training or a benchmark took
 beside its runs is a row of its own (`beside runs`).
 """
 

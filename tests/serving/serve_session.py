@@ -42,6 +42,12 @@ def use(url: str) -> None:
         switch_to(f"{OTHER}-missing")
         seen["after_broken_switch"] = wait_for(client, lambda found: found["switch_refused"])
         seen["still_answers"] = client.post("/v1/recommendations", json=ask).json()["selector"]["name"]
+        switch_to("models:/ftmeta-selector@champion")
+        seen["after_alias"] = wait_for(client, lambda found: found["registered"] is not None)
+        switch_to("models:/ftmeta-selector@broken")
+        seen["after_broken_version"] = wait_for(client, lambda found: found["switch_refused"])
+        switch_to("models:/ftmeta-selector@challenger")
+        seen["after_challenger"] = wait_for(client, lambda found: found["name"] == "tiny-1")
     print(json.dumps(seen), flush=True)  # noqa: T201 (read by the test)
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -64,7 +70,7 @@ def wait_for(client: httpx.Client, condition: Any) -> dict[str, Any]:
     while True:
         found = client.get("/v1/selector").json()
         if condition(found) or time.monotonic() > deadline:
-            return {"name": found["name"], "switch_refused": found["switch_refused"]}
+            return {name: found[name] for name in ("name", "switch_refused", "registered")}
         time.sleep(0.1)
 
 
