@@ -98,8 +98,8 @@ def collect(machines: Machines, sweep: Path, out: Path) -> subprocess.Popen[str]
 
 
 def at_work(machines: Machines, node: Node) -> bool:
-    """Whether a slot of a sweep is on the machine."""
-    return any("SweepSlot" in title for title in machines.titles(node))
+    """Whether a slot of a sweep is on the machine; Ray names it otherwise while it works and while it waits."""
+    return any("ResourceTrainable" in title or "SweepSlot" in title for title in machines.titles(node))
 
 
 def assert_each_run_exactly_once(sweep: Path, out: Path) -> None:
