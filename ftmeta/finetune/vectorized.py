@@ -494,7 +494,8 @@ class Cohort:
             cost_s=run.cost_train_s + run.cost_eval_s,
             wall_s=run.wall_s,
             peak_memory_gb=run.peak.gb(),
-            device=device_name(self._base.device),
+            device=device_name(self._base.device)
+            + (f", {len(self._runs)} runs at once" if len(self._runs) > 1 else ""),
             generation=self._generation(run) if self._generate and run.course.status == "ok" else None,
         )
         if self._stack is not None:

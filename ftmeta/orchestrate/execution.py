@@ -171,16 +171,24 @@ def _run_lanes(plan: Plan, specs: Sequence[RunSpec], state: State, scratch: Path
 
     from ftmeta.orchestrate import lanes
     from ftmeta.orchestrate.distributed import make_worker
+    from ftmeta.orchestrate.lane_plan import lane_plan
 
     sweep = plan.sweep
     assert sweep.runs_per_slot is not None
+    fit_together = functools.partial(
+        lane_plan,
+        pipelines=lanes.side_by_side(specs),
+        wanted=sweep.runs_per_slot,
+        cpus=sweep.cpus_per_slot,
+        gpus=sweep.gpus_per_slot,
+    )
     with lanes.queue_of(specs, state.ledger.directory, state.again) as queue:
         slot = tune.with_parameters(
             lanes.LaneSlot,
             tasks=dict(plan.tasks),
             queue=queue.actor,
             make_worker=functools.partial(make_worker, sweep, state.ledger.directory.parent),
-            places=sweep.runs_per_slot,
+            plan=fit_together,
         )
         for attempt in range(_LANE_DEATHS):  # what a lane that died had is left for the next ones
             if state.stop or not queue.waiting():

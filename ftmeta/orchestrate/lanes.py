@@ -24,7 +24,7 @@ from ray.tune import Trainable
 from ftmeta.metadataset import Ledger
 from ftmeta.orchestrate.progress import UnderWay
 from ftmeta.orchestrate.workers import Run, failed_result, require_planned
-from ftmeta.schema import RunResult, RunSpec, Task
+from ftmeta.schema import Pipeline, RunResult, RunSpec, Task
 
 if TYPE_CHECKING:
     from ray.tune import Callback
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ftmeta.models import LoadedModel
     from ftmeta.orchestrate.execution import State
     from ftmeta.orchestrate.workers import FinetuneWorker
+    from ftmeta.planning.cohort import CohortPlan
 
 REPORT_EVERY_S = 1.0
 _DEATHS_OF_A_RUN = 2
@@ -43,9 +44,18 @@ log = logging.getLogger("ftmeta.collect")
 Take = Callable[[int, bool], Sequence[RunSpec]]  # (how many, alone) -> as many at most
 
 
+def side_by_side(specs: Sequence[RunSpec]) -> list[Pipeline]:
+    """The different pipelines of these runs that can stand beside others."""
+    from ftmeta.finetune.settings import settings_of
+    from ftmeta.finetune.side_by_side import why_not
+
+    pipelines = {spec.pipeline.id: spec.pipeline for spec in specs}
+    return [pipeline for pipeline in pipelines.values() if why_not(settings_of(pipeline)) is None]
+
+
 class RunQueue:
-    """The runs that are to be made, and which lane has which. `ledger`: what somebody finishes meanwhile is skipped,
-    but for the runs in `again`."""
+    """The runs that are to be made, and which lane has which. Those that stand side by side are handed out by rank.
+    `ledger`: what somebody finishes meanwhile is skipped, but for the runs in `again`."""
 
     def __init__(self, specs: Sequence[RunSpec], ledger: Path, again: frozenset[str] = frozenset()) -> None:
         from ftmeta.finetune.settings import settings_of
@@ -53,7 +63,8 @@ class RunQueue:
 
         self._ledger, self._again = Ledger(ledger), again
         self._waiting: dict[bool, deque[RunSpec]] = {False: deque(), True: deque()}  # by whether they run alone
-        for spec in specs:
+        # Adapters that train together are padded to one rank, so like ranks go together, large ones first.
+        for spec in sorted(specs, key=lambda spec: -settings_of(spec.pipeline).lora_rank):
             self._waiting[why_not(settings_of(spec.pipeline)) is not None].append(spec)
         self._held: dict[str, dict[str, RunSpec]] = {}
         self._deaths: Counter[str] = Counter()
@@ -97,18 +108,22 @@ class RunQueue:
 
 
 class Lane:
-    """Trains what `take` gives it, `places` runs at once; `alone` takes what cannot stand beside others, on the same
-    base model. Raises ModelError for a base model that cannot."""
+    """Trains what `take` gives it, as many runs at once as the plan says; `alone` takes what cannot stand beside
+    others, on the same base model. Raises ModelError for a base model that cannot."""
 
     def __init__(
-        self, base: LoadedModel, tasks: Mapping[str, Task], places: int, take: Take, alone: FinetuneWorker
+        self,
+        base: LoadedModel,
+        tasks: Mapping[str, TokenizedTask],
+        plan: CohortPlan,
+        take: Take,
+        alone: FinetuneWorker,
     ) -> None:
         from ftmeta.finetune.vectorized import Cohort
 
         self._base, self._tasks, self._take, self._alone = base, tasks, take, alone
-        self._cohort: Cohort = Cohort(base, places)
-        self._tokenized: dict[str, TokenizedTask] = {}
-        self._places = places
+        self._cohort: Cohort = Cohort(base, plan.places, pass_tokens=plan.pass_tokens)
+        self._places = plan.places
         self._specs: dict[int, RunSpec] = {}  # by place
         self._back: list[RunSpec] = []  # taken, and waiting for a place
         self._run: tuple[RunSpec, Run] | None = None
@@ -142,7 +157,7 @@ class Lane:
                 spec = self._back.pop(0)
                 try:
                     require_planned(self._base, spec)
-                    slot = self._cohort.open(spec, self._tokens(spec.task))
+                    slot = self._cohort.open(spec, self._tasks[spec.task])
                     self._specs[slot], self._fidelities[spec.run_id] = spec, 0
                 except Exception as error:
                     if self._specs and is_out_of_memory(error):
@@ -200,13 +215,6 @@ class Lane:
             result = _failed(spec, error)
         self._run = None
         return [result]
-
-    def _tokens(self, task: str) -> TokenizedTask:
-        from ftmeta.finetune import tokenize_task
-
-        if task not in self._tokenized:
-            self._tokenized[task] = tokenize_task(self._tasks[task], self._base)
-        return self._tokenized[task]
 
 
 def _failed(spec: RunSpec, error: Exception) -> RunResult:
@@ -308,14 +316,18 @@ class LaneSlot(Trainable):
         tasks: Mapping[str, Task] | None = None,
         queue: Any = None,
         make_worker: Callable[[Mapping[str, Task]], FinetuneWorker] | None = None,
-        places: int = 1,
+        plan: Callable[[LoadedModel, Mapping[str, TokenizedTask]], CohortPlan] | None = None,
         report_every_s: float = REPORT_EVERY_S,
     ) -> None:
+        from ftmeta.finetune import tokenize_task
+
         logging.getLogger("httpx").setLevel(logging.WARNING)
         assert make_worker is not None, "Tune passes it"
+        assert plan is not None, "Tune passes it"
         self._queue, self._report_every_s = queue, report_every_s
         worker = make_worker(tasks or {})
-        self._lane = Lane(worker.base, tasks or {}, places, self._take, worker)
+        tokenized = {name: tokenize_task(task, worker.base) for name, task in (tasks or {}).items()}
+        self._lane = Lane(worker.base, tokenized, plan(worker.base, tokenized), self._take, worker)
 
     def _take(self, count: int, alone: bool) -> Sequence[RunSpec]:
         import ray

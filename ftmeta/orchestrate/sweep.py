@@ -11,7 +11,7 @@
     seeds: [0]
     replicates: {pipelines: 8, seeds: [1, 2]}                   # the first 8 once more: what the noise between seeds is
     budget: {eval_examples: 200}        # what differs from the space's own budget
-    runs_per_slot: 16                   # left out: one; else so many at once on one base model (lora, rslora; float32)
+    runs_per_slot: 16                   # left out: one; else so many at once on one base model (lora, rslora), or auto
     workers_per_run: 4                  # left out: one process a run; else Ray Train with DeepSpeed (and `zero`)
 
 Paths are relative to the working directory, which for a job is the submitted one.
@@ -95,7 +95,7 @@ class Sweep(BaseModel):
     slots: int | None = Field(default=None, ge=1)  # runs at a time; None: as many as the cluster has room for
     cpus_per_slot: float = Field(default=1, gt=0)  # with workers_per_run: of each worker
     gpus_per_slot: float = Field(default=0, ge=0)
-    runs_per_slot: int | None = Field(default=None, ge=1, strict=True)
+    runs_per_slot: Annotated[int, Field(ge=1, strict=True)] | Literal["auto"] | None = None
     workers_per_run: int | None = Field(default=None, ge=1)
     zero: Literal[0, 2, 3] = 2
     device: Literal["cpu", "cuda"] = "cpu"

@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
-from ftmeta.finetune import finetune
+from ftmeta.finetune import finetune, tokenize_task
 from ftmeta.metadataset import Ledger
 from ftmeta.models import LoadedModel
+from ftmeta.orchestrate import lane_plan as planning
+from ftmeta.orchestrate.lane_plan import RunsPerSlot, batches_of, lane_plan
 from ftmeta.orchestrate.lanes import Lane, RunQueue
 from ftmeta.orchestrate.sweep import Sweep
 from ftmeta.orchestrate.workers import FinetuneWorker, failed_result
+from ftmeta.planning.assumptions import assumptions
+from ftmeta.planning.cohort import CohortPlan
 from ftmeta.schema import Budget, Pipeline, RunResult, RunSpec, Task
 from tests.finetune.conftest import base, make_task, model_folder
 
@@ -85,9 +89,8 @@ class Alone(FinetuneWorker):
 
 
 def lane_of(base: LoadedModel, task: Task, queue: RunQueue, places: int = 3) -> Lane:
-    return Lane(
-        base, {task.name: task}, places, lambda count, alone: queue.take("lane", count, alone), Alone(base, task)
-    )
+    tokenized, plan = {task.name: tokenize_task(task, base)}, CohortPlan(places, 1024, 0.0)
+    return Lane(base, tokenized, plan, lambda count, alone: queue.take("lane", count, alone), Alone(base, task))
 
 
 def worked(lane: Lane) -> dict[str, RunResult]:
@@ -149,3 +152,50 @@ def test_a_sweep_file_says_what_cannot_go_together() -> None:
     for more in ({"worker": "simulated"}, {"workers_per_run": 2}):
         with pytest.raises(ValueError, match="exclude each other"):
             Sweep(**named, **more)
+
+
+# --- how many at once -------------------------------------------------------------------------------------------------
+
+
+def planned(base: LoadedModel, task: Task, wanted: RunsPerSlot, count: int = 30) -> CohortPlan:
+    pipelines = [Pipeline("lora-v1", {**PLAIN, "batch_size": n + 1}) for n in range(count)]
+    return lane_plan(base, {task.name: tokenize_task(task, base)}, pipelines, wanted, cpus=1, gpus=0)
+
+
+def test_auto_takes_as_many_as_there_are_and_memory_holds(
+    base: LoadedModel, task: Task, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert planned(base, task, "auto").places == 30
+    assert planned(base, task, 4).places == 4
+    assert planned(base, task, "auto", count=0).places == 1  # all of them run alone
+    for_20 = planned(base, task, 20).bytes / (1 - assumptions().headroom["cpu"])
+    monkeypatch.setattr(planning, "_free_bytes", lambda *_: for_20)
+    assert not caplog.records
+    assert planned(base, task, 30).places == 20
+    assert "runs at once, not the 30 of runs_per_slot" in caplog.text
+
+
+def test_where_memory_holds_none_one_is_tried(
+    base: LoadedModel, task: Task, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(planning, "_free_bytes", lambda *_: 1000.0)
+    assert planned(base, task, "auto").places == 1
+    assert "one run at a time: a run of" in caplog.text
+
+
+def test_what_batches_are_like(base: LoadedModel, task: Task) -> None:
+    tokenized = tokenize_task(task, base)
+    rows = tokenized.splits["train"]
+    sizes = [Pipeline("lora-v1", {**PLAIN, "batch_size": size}) for size in (2, 6)]
+    found = batches_of([tokenized], sizes, limit=10_000)
+    assert found.tokens == pytest.approx(4 * sum(map(len, rows)) / len(rows))
+    assert found.largest_piece == 6 * max(map(len, rows))
+    assert 0 < found.labels_per_token < 0.6
+    full = batches_of([tokenized], [Pipeline("lora-v1", {**PLAIN, "loss_on": "full"})], limit=10_000)
+    assert full.labels_per_token > 0.9
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "many", 2.5, True])
+def test_a_sweep_file_with_another_number_of_runs_per_slot_is_refused(wrong: object) -> None:
+    with pytest.raises(ValueError, match="runs_per_slot"):
+        Sweep.model_validate({"name": "x", "tasks": ["elements"], "runs_per_slot": wrong})
