@@ -80,9 +80,11 @@ def answers(
     ranks: Ranks = ALONE,
     *,
     in_pieces: bool = False,
+    copies: int = 1,
 ) -> list[str]:
     """Generated answers to the given examples of a split, in their order, the ranks sharing them; at most 128 tokens,
-    and no longer than the longest completion in training or in the split. `in_pieces`: no rank has the whole model."""
+    and no longer than the longest completion in training or in the split. `in_pieces`: no rank has the whole model.
+    `copies`: the examples so many times, in batches of whole copies; one answer each, copy after copy."""
     import transformers
 
     longest = max(len(row) - row.start for name in ("train", split) for row in tokenized.splits[name])  # type: ignore[index]
@@ -95,7 +97,7 @@ def answers(
     order = sorted(indices, key=lambda index: rows[index].start)
     order += order[-1:] * (-len(order) % ranks.size)  # as many for each rank
     mine = order[ranks.rank :: ranks.size]
-    texts: dict[int, str] = {}
+    texts: dict[tuple[int, int], str] = {}  # by copy and index
     for begin in range(0, len(mine), _GENERATION_ROWS):
         chosen = mine[begin : begin + _GENERATION_ROWS]
         prompts = [rows[index].ids[: rows[index].start][-(context - limit) :] for index in chosen]
@@ -107,16 +109,23 @@ def answers(
             mask_BL[at, length - len(prompt) :] = 1
         with torch.no_grad():
             made = model.generate(
-                input_ids=torch.from_numpy(ids_BL).to(model.device),
-                attention_mask=torch.from_numpy(mask_BL).to(model.device),
+                input_ids=torch.from_numpy(ids_BL).to(model.device).repeat(copies, 1),
+                attention_mask=torch.from_numpy(mask_BL).to(model.device).repeat(copies, 1),
                 generation_config=config,
                 synced_gpus=in_pieces,
             )
-        for index, ids in zip(chosen, made[:, length:].tolist(), strict=True):
+        places = [(copy, index) for copy in range(copies) for index in chosen]
+        for place, ids in zip(places, made[:, length:].tolist(), strict=True):
             stop = ids.index(tokenized.end_token) if tokenized.end_token in ids else len(ids)
-            texts[index] = tokenizer.decode(ids[:stop], skip_special_tokens=True).strip()
-    everyone = {index: text for part in ranks.gather(texts) for index, text in part.items()}
-    return [everyone[index] for index in indices]
+            texts[place] = tokenizer.decode(ids[:stop], skip_special_tokens=True).strip()
+    everyone = {place: text for part in ranks.gather(texts) for place, text in part.items()}
+    return [everyone[copy, index] for copy in range(copies) for index in indices]
+
+
+def generation_sample(rows: int, eval_examples: int) -> list[int]:
+    """The test examples, of so many `rows`, that every run answers: a fixed part of those that it scores."""
+    subset = fixed_subset(rows, eval_examples)
+    return [int(subset[at]) for at in fixed_subset(len(subset), GENERATION_EXAMPLES)]
 
 
 def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:

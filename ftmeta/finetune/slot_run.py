@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class SlotRun:
     step_loss: float = math.nan  # of the last step
     cost_train_s: float = 0.0
     cost_eval_s: float = 0.0
+    generation: Mapping[str, float] | None = None
     wall_before_s: float = 0.0
     began: float = field(default_factory=time.perf_counter)
 

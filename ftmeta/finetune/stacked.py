@@ -14,8 +14,9 @@ are products with zeros, so the padding stays zero. Weights are float32, product
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,35 @@ class Stack:
             every_KP[slot] for every_KP in (self._a_KP, self._b_KP, self._grad_a_KP, self._grad_b_KP)
         )
         return Rows(a_P, b_P, grad_a_P, grad_b_P, places)
+
+    @contextlib.contextmanager
+    def beside(self, slots: Sequence[int]) -> Iterator[None]:
+        """Inside the block the model's own forward pass adds these slots' adapters: the rows of a batch are so many
+        equal shares, one for each."""
+        model, at = self._model, torch.tensor(slots, device=self._model.device)
+        scaling = torch.tensor([self._sitting[slot].scaling for slot in slots], device=model.device)
+        scaling_G11 = scaling.to(model.dtype)[:, None, None]
+        a_GP, b_GP = (every_KP.index_select(0, at).to(model.dtype) for every_KP in (self._a_KP, self._b_KP))
+
+        def added(name: str, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+            a_GRI, b_GRO = (
+                _of_layer(every, place, self._rank)
+                for every, place in zip((a_GP, b_GP), self._places[name], strict=True)
+            )
+            low = (x.reshape(len(slots), -1, x.shape[-1]) @ a_GRI.mT).mul_(scaling_G11)
+            return out + (low @ b_GRO).view_as(out)
+
+        adapted = {name for slot in slots for name in self._sitting[slot].places}
+        handles = [
+            layer.register_forward_hook(lambda _, inputs, out, name=name: added(name, inputs[0], out))
+            for name, layer in self._layers.items()
+            if name in adapted
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def of(self, parts: Sequence[Part]) -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
         """`project` of decoder.hidden_of; the layout is made up to whole tiles."""

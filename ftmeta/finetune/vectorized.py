@@ -14,47 +14,43 @@ once on a GPU (stacked.py). What a run computes depends on nothing but the run: 
 
 A run's batch is cut into pieces as if it were alone; pieces of several runs fill a pass of `pass_tokens` together, or
 of half as many where memory does not hold it. On a GPU runs that are due to be measured wait until there are enough of
-them to fill a pass, or until no run can go on without.
+them to fill a pass, or until no run can go on without; so do runs that are at their end and have questions to answer.
 Device time of a pass is shared by the tokens that each run had in it.
 """
 
 from __future__ import annotations
 
 import logging
-import tempfile
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from ftmeta.errors import FtmetaError, ModelError, UserError
-from ftmeta.finetune import adapters, decoder, evaluate
+from ftmeta.finetune import adapters, decoder
 from ftmeta.finetune.clock import Clock, PeakMemory
-from ftmeta.finetune.course import Course, is_out_of_memory
-from ftmeta.finetune.data import Batch, TokenizedTask, collate
+from ftmeta.finetune.course import Course
+from ftmeta.finetune.data import TokenizedTask
 from ftmeta.finetune.engine import Execution
-from ftmeta.finetune.evaluate import Likelihood
-from ftmeta.finetune.neftune import with_noise
-from ftmeta.finetune.products import frozen_linear
+from ftmeta.finetune.passes import Padding, Passes
 from ftmeta.finetune.provenance import device_name
 from ftmeta.finetune.randomness import Randomness
 from ftmeta.finetune.settings import Settings, settings_of
-from ftmeta.finetune.side_by_side import Adapter, Part, Projection, SideBySide, merged, why_not
-from ftmeta.finetune.slot_run import Piece, SlotRun, passes
-from ftmeta.finetune.stacked import TILE, Stack
+from ftmeta.finetune.side_by_side import Adapter, why_not
+from ftmeta.finetune.slot_run import SlotRun
+from ftmeta.finetune.stacked import Stack
 from ftmeta.finetune.training import MICRO_BATCH_TOKENS, Plan
-from ftmeta.finetune.worker import finetune
 from ftmeta.models import LoadedModel
-from ftmeta.schema import CurvePoint, RunResult, RunSpec, Split
+from ftmeta.schema import CurvePoint, RunResult, RunSpec
 
 # Rows x padded length of a pass. On a CPU a pass beyond the caches gains nothing.
 PASS_TOKENS = {"cpu": 1024, "cuda": 65536}
 _STARTS = 16  # initial adapters that are kept: runs of a sweep share their seed
-_NO_LABEL = -100  # what cross_entropy passes over
+_SPEAK_SHARE = 8  # where runs wait: one of so many slots is at its end before questions are answered
+_DTYPES = (torch.float32, torch.bfloat16)
 
 log = logging.getLogger("ftmeta.finetune")
 
@@ -66,23 +62,6 @@ class Event:
     slot: int
     point: CurvePoint | None = None
     ended: RunResult | None = None
-
-
-@dataclass(frozen=True)
-class Padding:
-    """Tokens that attention was computed for, and those of them that are text."""
-
-    computed: int
-    text: int
-
-    @property
-    def share(self) -> float:
-        """Of what was computed, what was padding."""
-        return 1 - self.text / self.computed if self.computed else 0.0
-
-
-class _TooMuch(Exception):  # noqa: N818  # a signal
-    """A pass of several runs has run out of memory."""
 
 
 class Cohort:
@@ -109,29 +88,30 @@ class Cohort:
     ) -> None:
         if slots < 1:
             raise UserError(f"a cohort has at least one slot, not {slots}")
-        self._base, self._score_test, self._generate = base, score_test, generate
+        self._base, self._generate = base, generate
         kind, is_half = base.device.type, base.model.dtype == torch.bfloat16
-        self._dtypes = (torch.float32, torch.bfloat16)
-        if not decoder.is_supported(base.model, 1, self._dtypes):
+        if not decoder.is_supported(base.model, 1, _DTYPES):
             raise ModelError(
                 f"base model '{base.info.name}' cannot train several runs at once: that takes a Phi-3 or Llama in "
                 "float32 or bfloat16; run its pipelines one at a time"
             )
-        self._limit = execution.micro_batch_tokens or MICRO_BATCH_TOKENS[kind]
-        self._pass_tokens = pass_tokens or max(self._limit, PASS_TOKENS[kind])
-        self._eval_tokens = self._pass_tokens
-        self._is_stacked = kind == "cuda" or is_half if stacked is None else stacked
-        if is_half and not self._is_stacked:
+        is_stacked = kind == "cuda" or is_half if stacked is None else stacked
+        if is_half and not is_stacked:
             raise ModelError("in bfloat16 the adapters' products are computed all at once; leave `stacked` out")
-        self._wait_tokens = (self._pass_tokens // 2 if kind == "cuda" else 0) if wait_tokens is None else wait_tokens
-        self._stack = Stack(base.model, slots) if self._is_stacked else None
-        self._projection: Projection = self._stack or SideBySide(base.model)
-        self._made_up_to = TILE if self._is_stacked else decoder.ROUND
-        self._runs: list[SlotRun | None] = [None] * slots
+        self._limit = execution.micro_batch_tokens or MICRO_BATCH_TOKENS[kind]
+        pass_tokens = pass_tokens or max(self._limit, PASS_TOKENS[kind])
+        self._wait_tokens = (pass_tokens // 2 if kind == "cuda" else 0) if wait_tokens is None else wait_tokens
+        self._wait_runs = math.ceil(slots / _SPEAK_SHARE) if self._wait_tokens else 1
+        self._stack = Stack(base.model, slots) if is_stacked else None
         self._clock = Clock(base.device)
+        self._passes = Passes(
+            *(base, self._stack, self._clock),
+            piece_tokens=self._limit,
+            pass_tokens=pass_tokens,
+            score_test=score_test,
+        )
+        self._runs: list[SlotRun | None] = [None] * slots
         self._starts: dict[tuple[Any, ...], tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]] = {}
-        self._batches: dict[tuple[str, Split, int | None], list[Batch]] = {}
-        self._computed = self._text = 0
 
     @property
     def free(self) -> list[int]:
@@ -144,7 +124,7 @@ class Cohort:
     @property
     def padding(self) -> Padding:
         """Of all training passes so far. Outside of attention there is none."""
-        return Padding(self._computed, self._text)
+        return self._passes.padding
 
     def open(
         self,
@@ -163,7 +143,7 @@ class Cohort:
         if reason is not None:
             raise UserError(f"pipeline {spec.pipeline.id}: {reason}")
         longest = max(len(row) for rows in tokenized.splits.values() for row in rows)
-        if not decoder.is_supported(base.model, longest, self._dtypes):
+        if not decoder.is_supported(base.model, longest, _DTYPES):
             raise UserError(
                 f"task '{spec.task}' has rows of {longest} tokens, more than the model's window; run it alone"
             )
@@ -188,7 +168,7 @@ class Cohort:
     def tick(self) -> list[Event]:
         """One optimizer step of every run, after measuring those that have reached a fidelity."""
         events = list(self._measured())
-        stepping = [run for run in self._runs if run is not None and not run.is_due]
+        stepping = [run for run in self._runs if run is not None and not run.is_due and not run.is_at_its_end]
         events.extend(self._ended(run) for run in self._step(stepping))
         return events
 
@@ -199,7 +179,10 @@ class Cohort:
 
     def close(self, slot: int) -> RunResult:
         """Ends the run in a slot as it is, with status `stopped` if it could go on."""
-        ended = self._ended(self._run_in(slot)).ended
+        run = self._run_in(slot)
+        if self._speaks(run):
+            self._passes.answer([run])
+        ended = self._ended(run).ended
         assert ended is not None
         return ended
 
@@ -243,27 +226,20 @@ class Cohort:
     def _measured(self) -> Iterator[Event]:
         """The points that are due, and the ends of runs."""
         while True:
-            for run in list(self._runs):
-                if run is not None and run.is_at_its_end:
-                    yield self._ended(run)
-            there = [run for run in self._runs if run is not None]
-            due = [run for run in there if run.is_due]
-            if not due or (len(due) < len(there) and sum(map(self._tokens_to_measure, due)) < self._wait_tokens):
+            at_their_end = [run for run in self._runs if run is not None and run.is_at_its_end]
+            going = [run for run in self._runs if run is not None and not run.is_at_its_end]
+            speaking = [run for run in at_their_end if self._speaks(run)]
+            if speaking and (not going or len(speaking) >= self._wait_runs):
+                self._passes.answer(speaking)
+            yield from (self._ended(run) for run in at_their_end if not self._speaks(run))
+            due = [run for run in going if run.is_due]
+            if not due or (len(due) < len(going) and sum(map(self._passes.tokens_to_measure, due)) < self._wait_tokens):
                 return
             yield from self._points(due)
 
-    def _tokens_to_measure(self, run: SlotRun) -> int:
-        return 0 if run.repeats else sum(batch.tokens for split in self._splits for batch in self._of(run, split))
-
-    @property
-    def _splits(self) -> tuple[Split, ...]:
-        return ("validation", "test") if self._score_test else ("validation",)
-
     def _points(self, due: Sequence[SlotRun]) -> Iterator[Event]:
         """The next point of each, where it does not fail."""
-        fresh = [run for run in due if not run.repeats]
-        measure = self._side_by_side if self._is_stacked else self._one_by_one
-        found = measure(fresh)
+        found = self._passes.measure([run for run in due if not run.repeats])
         for run in due:
             try:
                 if run.repeats:
@@ -281,125 +257,11 @@ class Cohort:
             except Exception as error:
                 run.course.end(error)
 
-    def _of(self, run: SlotRun, split: Split) -> list[Batch]:
-        spec = run.course.spec
-        key = (spec.task_fingerprint, split, spec.budget.eval_examples)
-        if key not in self._batches:
-            examples = spec.budget.eval_examples
-            self._batches[key] = evaluate.batches_of(run.tokenized, split, examples, self._base.device, self._limit)
-        return self._batches[key]
-
-    def _one_by_one(self, runs: Sequence[SlotRun]) -> dict[int, _Measured]:
-        """Each with its adapter added into the weights, as it is when it is alone."""
-        found: dict[int, _Measured] = {}
-        for run in runs:
-            validation, test = (self._of(run, split) for split in ("validation", "test"))
-            try:
-                with merged(self._base.model, run.adapter), torch.inference_mode():
-                    before_s = self._clock.cost_s
-                    with self._clock.measure():
-                        of_validation = evaluate.likelihood(self._base.model, validation)
-                    run.cost_eval_s += self._clock.cost_s - before_s
-                    of_test = evaluate.likelihood(self._base.model, test) if self._score_test else None
-                found[run.slot] = of_validation, of_test
-            except Exception as error:
-                found[run.slot] = error
-        return found
-
-    def _side_by_side(self, runs: Sequence[SlotRun]) -> dict[int, _Measured]:
-        """All with their adapters beside the weights, in passes that they share."""
-        well = [run for run in runs if run.adapter.is_finite()]
-        found: dict[int, _Measured] = {run.slot: FloatingPointError("the adapter is not finite") for run in runs}
-        by_split = [self._likelihoods(well, split) for split in self._splits]
-        for run in well:
-            validation, test = by_split[0][run.slot], by_split[-1][run.slot] if self._score_test else None
-            errors = [one for one in (validation, test) if isinstance(one, Exception)]
-            found[run.slot] = errors[0] if errors else (validation, test)  # type: ignore[assignment]
-        return found
-
-    def _likelihoods(self, runs: Sequence[SlotRun], split: Split) -> dict[int, Likelihood | Exception]:
-        waiting = [(run, batch) for run in runs for batch in self._of(run, split)]
-        waiting.sort(key=lambda one: one[1].ids_BL.shape[1])
-        sums = {run.slot: torch.zeros(2, dtype=torch.float64, device=self._base.device) for run in runs}
-        failed: dict[int, Exception] = {}
-        while waiting:
-            count, tokens = 0, 0
-            while count < len(waiting) and (
-                not count or tokens + waiting[count][1].ids_BL.numel() <= self._eval_tokens
-            ):
-                tokens += waiting[count][1].ids_BL.numel()
-                count += 1
-            together, after = waiting[:count], waiting[count:]
-            found, error = self._sums(together, is_costed=split == "validation")
-            if found is not None:
-                for (run, _), value in zip(together, found, strict=True):
-                    sums[run.slot] += value
-            elif count == 1 or not is_out_of_memory(error):
-                failed.update({run.slot: error for run, _ in together})
-            else:
-                self._eval_tokens, after = tokens // 2, waiting
-                log.warning("memory does not hold %d runs in a measurement; from here on it is halved", count)
-            waiting = [one for one in after if one[0].slot not in failed]
-        labels = {run.slot: sum(len(batch.targets_S) for batch in self._of(run, split)) for run in runs}
-        values = {slot: value.tolist() for slot, value in sums.items() if slot not in failed}
-        return {
-            **{slot: Likelihood(nll / labels[slot], hits / labels[slot]) for slot, (nll, hits) in values.items()},
-            **failed,
-        }
-
-    def _sums(
-        self, together: Sequence[tuple[SlotRun, Batch]], *, is_costed: bool
-    ) -> tuple[list[torch.Tensor] | None, Exception]:
-        """Summed NLL and hits of each batch, or None and why not. Device time goes to the runs if it `is_costed`."""
-        before_s = self._clock.cost_s
-        try:
-            with torch.no_grad(), self._clock.measure():
-                logits_SV, layout = self._logits([(run, batch, None) for run, batch in together])
-                sums = []
-                for (_, batch), where, labels in zip(together, layout.selected, layout.labels, strict=True):
-                    mine_SV = logits_SV[where][:labels]
-                    nll = functional.cross_entropy(mine_SV, batch.targets_S, reduction="sum")
-                    chosen_S = mine_SV.gather(1, batch.targets_S[:, None])[:, 0]
-                    sums.append(torch.stack([nll, (chosen_S == mine_SV.amax(-1)).sum()]).double())
-        except Exception as error:
-            return None, error.with_traceback(None)
-        if is_costed:
-            spent_s, tokens = self._clock.cost_s - before_s, sum(batch.tokens for _, batch in together)
-            for run, batch in together:
-                run.cost_eval_s += spent_s * batch.tokens / tokens
-        return sums, _TooMuch()
-
-    def _logits(
-        self, together: Sequence[tuple[SlotRun, Batch, torch.Generator | None]]
-    ) -> tuple[torch.Tensor, decoder.Layout]:
-        """Float32 logits of all selected positions of these batches, one after the other. With a generator a run
-        trains: its noise and its dropout are drawn from it."""
-        model = self._base.model
-        batches = [batch for _, batch, _ in together]
-        layout = decoder.layout_of(batches, together=self._is_stacked, made_up_to=self._made_up_to)
-        parts = [
-            Part(run.slot, run.adapter, tokens, selected, batch.tokens, labels, generator)
-            for (run, batch, generator), tokens, selected, labels in zip(
-                together, layout.tokens, layout.selected, layout.labels, strict=True
-            )
-        ]
-        embedded_NH = torch.cat([self._embedded(*one) for one in together])
-        hidden_SH = decoder.hidden_of(model, embedded_NH, layout, self._projection.of(parts))
-        return frozen_linear(hidden_SH, model.get_output_embeddings().weight).float(), layout
-
-    def _embedded(self, run: SlotRun, batch: Batch, generator: torch.Generator | None) -> torch.Tensor:
-        alpha = run.settings.neftune_alpha
-        with torch.no_grad():
-            if not alpha or generator is None:
-                return decoder.embedded(self._base.model, batch, made_up_to=self._made_up_to)
-            noise = partial(with_noise, lengths_B=batch.lengths_B, alpha=alpha, generator=generator)
-            return decoder.embedded(self._base.model, batch, noise, made_up_to=self._made_up_to)
-
     # --- training -----------------------------------------------------------------------------------------------------
 
     def _step(self, runs: Sequence[SlotRun]) -> Iterator[SlotRun]:
         """One optimizer step of each run; those that end in it are given back."""
-        losses = self._losses(runs, [run.pieces(self._limit) for run in runs])
+        losses = self._passes.train(runs, [run.pieces(self._limit) for run in runs])
         stepping = [(run, loss) for run, loss in zip(runs, losses, strict=True) if isinstance(loss, torch.Tensor)]
         for run, loss in zip(runs, losses, strict=True):
             if isinstance(loss, Exception):
@@ -421,71 +283,6 @@ class Cohort:
             run.cost_train_s += spent_s * run.adapter.size / weights
         yield from failed
 
-    def _losses(self, runs: Sequence[SlotRun], pieces: Sequence[list[Piece]]) -> list[torch.Tensor | Exception]:
-        """The loss of each run's batch, with its gradients added to its adapter's; or why it could not be computed.
-
-        A pass that memory does not hold is done once more in halves, with the same random numbers, and so are all
-        passes from then on. A piece that it does not hold by itself ends its run.
-        """
-        while True:
-            before = [run.generator.get_state() for run in runs]
-            found: list[torch.Tensor | Exception] = [torch.zeros((), device=self._base.device) for _ in runs]
-            try:
-                for together in passes(pieces, self._pass_tokens):
-                    well = [
-                        (number, pieces[number][at])
-                        for number, at in together
-                        if isinstance(found[number], torch.Tensor)
-                    ]
-                    self._add_losses(well, found)
-                return found
-            except _TooMuch:
-                for run, state in zip(runs, before, strict=True):
-                    run.generator.set_state(state)
-                    run.adapter.zero_grad()
-
-    def _add_losses(self, pieces: Sequence[tuple[int, Piece]], found: list[torch.Tensor | Exception]) -> None:
-        if not pieces:
-            return
-        try:
-            losses = self._backward([piece for _, piece in pieces])
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(pieces) == 1:
-                found[pieces[0][0]] = error
-                return
-            self._pass_tokens = sum(piece.padded_tokens for _, piece in pieces) // 2
-            log.warning("memory does not hold %d runs in a pass; from here on it is halved", len(pieces))
-            raise _TooMuch from None
-        for (number, _), loss in zip(pieces, losses, strict=True):
-            total = found[number]
-            assert isinstance(total, torch.Tensor)
-            found[number] = total + loss
-
-    def _backward(self, pieces: Sequence[Piece]) -> list[torch.Tensor]:
-        """Adds the gradients of these pieces to their adapters'; returns each piece's part of its run's loss."""
-        before_s = self._clock.cost_s
-        with self._clock.measure():
-            batches = [self._batch(piece) for piece in pieces]
-            with torch.enable_grad():
-                logits_SV, layout = self._logits(
-                    [(piece.run, batch, piece.run.generator) for piece, batch in zip(pieces, batches, strict=True)]
-                )
-                loss_S = _losses_at(logits_SV, layout, pieces, batches)
-                loss_S.sum().backward()
-            self._computed += layout.attended
-            self._text += sum(batch.tokens for batch in batches)
-            losses = [loss_S[where].detach().sum() for where in layout.selected]
-        spent_s, tokens = self._clock.cost_s - before_s, sum(batch.tokens for batch in batches)
-        for piece, batch in zip(pieces, batches, strict=True):
-            piece.run.cost_train_s += spent_s * batch.tokens / tokens
-        return losses
-
-    def _batch(self, piece: Piece) -> Batch:
-        full = piece.run.settings.loss_on == "full"
-        return collate(piece.rows, piece.run.tokenized.pad_token, self._base.device, full=full)
-
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _ended(self, run: SlotRun) -> Event:
@@ -496,53 +293,12 @@ class Cohort:
             peak_memory_gb=run.peak.gb(),
             device=device_name(self._base.device)
             + (f", {len(self._runs)} runs at once" if len(self._runs) > 1 else ""),
-            generation=self._generation(run) if self._generate and run.course.status == "ok" else None,
+            generation=run.generation,
         )
         if self._stack is not None:
             self._stack.leave(run.slot)
         return Event(run.slot, ended=result)
 
-    def _generation(self, run: SlotRun) -> Mapping[str, float] | None:
-        """Of the run as it would be alone: the base model generates with its adapter around it."""
-        spec = run.course.spec
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = Path(folder) / "run"
-            run.save(checkpoint)
-            with finetune(
-                *(spec.pipeline, run.tokenized.task, self._base, spec.seed),
-                budget=spec.budget,
-                checkpoint=checkpoint,
-                tokenized=run.tokenized,
-            ) as whole:
-                whole.evaluate_test()
-                return whole.result().run.generation
-
-
-_Measured = tuple[Likelihood, Likelihood | None] | Exception
-
-
-def _losses_at(
-    logits_SV: torch.Tensor, layout: decoder.Layout, pieces: Sequence[Piece], batches: Sequence[Batch]
-) -> torch.Tensor:
-    """Each selected position's part of its run's loss: cross entropy over the labels of the run's whole batch."""
-    targets_S = torch.full((len(logits_SV),), _NO_LABEL, device=logits_SV.device)
-    smoothed: dict[float, list[slice]] = {}
-    labels_S = torch.ones(len(logits_SV), device=logits_SV.device)
-    for piece, batch, where in zip(pieces, batches, layout.selected, strict=True):
-        targets_S[where.start : where.start + len(batch.targets_S)] = batch.targets_S
-        labels_S[where] = piece.labels
-        smoothed.setdefault(piece.run.settings.label_smoothing, []).append(where)
-    if len(smoothed) == 1:
-        (smoothing,) = smoothed
-        loss_S = functional.cross_entropy(logits_SV, targets_S, reduction="none", label_smoothing=smoothing)
-    else:
-        at = {
-            smoothing: torch.cat([torch.arange(one.start, one.stop, device=logits_SV.device) for one in places])
-            for smoothing, places in smoothed.items()
-        }
-        parts = [
-            functional.cross_entropy(logits_SV[rows], targets_S[rows], reduction="none", label_smoothing=smoothing)
-            for smoothing, rows in at.items()
-        ]
-        loss_S = torch.cat(parts)[torch.argsort(torch.cat(list(at.values())))]
-    return loss_S / labels_S
+    def _speaks(self, run: SlotRun) -> bool:
+        """It has come to its end and has its questions to answer."""
+        return self._generate and run.is_at_its_end and run.course.status == "ok" and run.generation is None

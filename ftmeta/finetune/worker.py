@@ -38,7 +38,7 @@ from ftmeta.finetune import checkpoint as checkpoints
 from ftmeta.finetune.checkpoint import Progress
 from ftmeta.finetune.clock import Clock, PeakMemory
 from ftmeta.finetune.course import Counts, Course
-from ftmeta.finetune.data import TokenizedTask, Tokens, fixed_subset, tokenize_task
+from ftmeta.finetune.data import TokenizedTask, Tokens, tokenize_task
 from ftmeta.finetune.engine import EngineMaker, Execution, LocalEngine, Ranks
 from ftmeta.finetune.provenance import device_name
 from ftmeta.finetune.randomness import Randomness
@@ -362,9 +362,7 @@ class Finetuning:
         """Test quality now (with `zero_shot`: of the bare base model): `score`, `nll` on the run's fixed test subset,
         `exact_match`, `f1`, `rouge_l` of 64 generated answers, `generated` their number. Costs nothing of `cost_s`."""
         self._require_open()
-        rows = self._tokenized.splits["test"]
-        subset = fixed_subset(len(rows), self.spec.budget.eval_examples)
-        sample = [int(subset[at]) for at in fixed_subset(len(subset), evaluate.GENERATION_EXAMPLES)]
+        sample = evaluate.generation_sample(len(self._tokenized.splits["test"]), self.spec.budget.eval_examples)
         engine = self._engine
         answers = partial(
             evaluate.answers,
