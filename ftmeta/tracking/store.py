@@ -7,6 +7,7 @@ per fidelity (the step). The same run gives the same rows, so sending one twice 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -86,13 +87,14 @@ def open_store(uri: str, experiment: str, usd: Callable[[float, str], float | No
     from mlflow.exceptions import MlflowException
 
     client = new_client(uri)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        with contextlib.suppress(MlflowException):  # another sweep may have made it meanwhile
-            client.create_experiment(experiment, _artifacts_of(uri), _tags_of_experiment(experiment))
+    with _alone(uri):
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            raise ConnectionError(f"experiment {experiment!r} could not be made")
+            with contextlib.suppress(MlflowException):  # another sweep may have made it meanwhile
+                client.create_experiment(experiment, _artifacts_of(uri), _tags_of_experiment(experiment))
+            found = client.get_experiment_by_name(experiment)
+    if found is None:
+        raise ConnectionError(f"experiment {experiment!r} could not be made")
     return Store(client, found.experiment_id, usd, is_remote=is_remote(uri))
 
 
@@ -373,7 +375,27 @@ def _tags_of_experiment(name: str) -> dict[str, str]:
     return {"mlflow.experimentKind": "custom_model_development", **({"mlflow.note.content": note} if note else {})}
 
 
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One process at a time opens a database file: two that make its tables at once get in each other's way. A server
+    does so by itself."""
+    file = _database_file(uri)
+    if file is None:
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with (file.parent / f".{file.name}.lock").open("w") as lock:
+        with contextlib.suppress(OSError):  # a shared disk without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _database_file(uri: str) -> Path | None:
+    path = uri.removeprefix("sqlite:///")
+    return None if path == uri else Path(path).absolute()
+
+
 def _artifacts_of(uri: str) -> str | None:
     """Artifacts of a database file lie beside it (MLflow would put them into the working directory); None: as is."""
-    file = uri.removeprefix("sqlite:///")
-    return None if file == uri else str(Path(file).absolute().parent / "artifacts")
+    file = _database_file(uri)
+    return None if file is None else str(file.parent / "artifacts")

@@ -126,11 +126,12 @@ def test_one_who_may_only_look_is_told_so(server: Server, monkeypatch: pytest.Mo
     tracked.log(a_result())
     assert tracked.close("ok", {}) == 0
     (found,) = read_experiments(server.uri, ["ours"])
-    with httpx.Client(base_url=f"{server.uri}/api/2.0/mlflow", auth=(USER, PASSWORD), trust_env=False) as client:
+    with httpx.Client(base_url=f"{server.uri}/api", auth=(USER, PASSWORD), trust_env=False) as client:
         ada = {"username": "ada", "password": "a good password"}
-        assert client.post("/users/create", json=ada).status_code == 200
-        allowed = {"experiment_id": found.experiment_id, "username": "ada", "permission": "READ"}
-        assert client.post("/experiments/permissions/create", json=allowed).status_code == 200
+        assert client.post("/2.0/mlflow/users/create", json=ada).status_code == 200
+        ours = {"resource_type": "experiment", "resource_id": found.experiment_id}
+        allowed = {**ours, "username": "ada", "permission": "READ"}
+        assert client.post("/3.0/mlflow/users/permissions/grant", json=allowed).status_code == 200
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a good password")
     assert spending.costs(server.uri, experiments=["ours"])["total"]["runs"] == 1
