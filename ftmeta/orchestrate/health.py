@@ -263,8 +263,8 @@ def _service(head: Any, dashboard: str | None, probes: Mapping[str, Any], labels
     path = "/readyz" if "ftmeta" in applications else "/-/healthz"
     proxies = {}
     for node_id, proxy in (details.get("proxies") or {}).items():
-        if node_id not in probes:
-            continue
+        if node_id not in probes or proxy.get("status") in ("DRAINING", "DRAINED"):
+            continue  # Serve takes proxies away from nodes that have no replica
         host = http.get("host", "127.0.0.1")
         address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::', 'localhost') else host}:{http.get('port', 8000)}"
         said = ray.get(probes[node_id].ask.remote(address + path))
