@@ -86,8 +86,8 @@ def open_store(uri: str, experiment: str, usd: Callable[[float, str], float | No
     """Connects to the experiment, which is made where it is missing."""
     from mlflow.exceptions import MlflowException
 
-    client = new_client(uri)
     with _alone(uri):
+        client = new_client(uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
             with contextlib.suppress(MlflowException):  # another sweep may have made it meanwhile
