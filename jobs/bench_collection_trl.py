@@ -62,6 +62,7 @@ class TrlRun:
     epochs: float
     fidelities: int
     eval_examples: int
+    device: str = "cpu"
 
 
 def measure(setup: Setup) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def _theirs(specs: Sequence[RunSpec], setup: Setup) -> dict[str, Any]:
     ]
     began_s = time.perf_counter()
     with ThreadPoolExecutor(setup.slots) as pool:
-        done = list(pool.map(_in_a_process, runs))
+        done = list(pool.map(in_its_process, runs))
     wall_s = time.perf_counter() - began_s
     return {
         "wall_s": wall_s,
@@ -156,7 +157,8 @@ def _theirs(specs: Sequence[RunSpec], setup: Setup) -> dict[str, Any]:
     }
 
 
-def _in_a_process(run: TrlRun) -> dict[str, Any]:
+def in_its_process(run: TrlRun) -> dict[str, Any]:
+    """What `sft` says of the run."""
     environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     return in_a_process("jobs.bench_collection_trl", json.dumps(asdict(run)), environment=environment)
 
@@ -189,7 +191,7 @@ def sft(run: TrlRun) -> dict[str, Any]:
             eval_strategy="steps",
             eval_steps=1 / run.fidelities,  # a share of all steps
             eval_on_start=True,
-            use_cpu=True,
+            use_cpu=run.device == "cpu",
             dataloader_pin_memory=False,
         )
         trainer = SFTTrainer(

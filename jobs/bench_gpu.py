@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,19 +71,23 @@ def _tests() -> dict[str, Any]:
 
 
 def random_phi3_mini(folder: Path, layers: int | None = None, device: str = "cuda") -> dict[str, Any]:
-    """A folder with the full-size architecture (or its first `layers`), initialised on the device, and phi3-micro's
-    tokenizer."""
+    """A folder with the full-size architecture (or its first `layers`), as `random_model` writes it."""
+    from ftmeta.models.architectures import published_config
+
+    facts = published_config(PHI3_MINI)
+    return random_model(folder, facts | {"num_hidden_layers": layers or facts["num_hidden_layers"]}, device)
+
+
+def random_model(folder: Path, facts: Mapping[str, Any], device: str = "cuda") -> dict[str, Any]:
+    """A folder with a model of this configuration, initialised on the device, and phi3-micro's tokenizer."""
     import shutil
 
     import torch
     import transformers
 
-    from ftmeta.models.architectures import published_config
-
     begin = time.perf_counter()
-    facts = published_config(PHI3_MINI) | {"bos_token_id": None, "eos_token_id": 4, "pad_token_id": 0}
-    config = transformers.Phi3Config(**facts)
-    config.num_hidden_layers = layers or config.num_hidden_layers
+    special = {"bos_token_id": None, "eos_token_id": 4, "pad_token_id": 0}
+    config = transformers.AutoConfig.for_model(**{**facts, **special})
     torch.manual_seed(0)
     with torch.device(device):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)

@@ -1,11 +1,13 @@
-"""Many adapters on one base: runs per hour of the vectorised worker against one run at a time.
+"""Many adapters on one base: runs per hour of the vectorised worker against one run at a time, and against trl.
 
 `python -m jobs.bench_sweep` (`make bench-sweep`), or with `--device cuda`, where it takes at most eight minutes.
 
-The same runs (LoRA and rsLoRA with other ranks, rates, batch sizes, dropout; a part of an epoch on a bundled task) by
-our own worker one after the other, and by a cohort of 1, 4, 16 and 64 places, in turns in one process that has the base
-model and the tokens in memory. Out: docs/reports/sweep-throughput.json after each case, and the page beside it. Against
-one process of trl a run: `make bench-collection`.
+The same runs (LoRA and rsLoRA with other ranks, rates, batch sizes, dropout; a part of an epoch on a bundled task), in
+turns in one process that has the base model and the tokens in memory: by our worker one after the other, by cohorts of
+1, 4, 16 and 64 places; and once a few of them by a process of trl's SFTTrainer each. Then, apart from throughput, how
+long it takes to know the best of them when the worse half is stopped at each fidelity. On a GPU smollm2-135m and
+Phi-3-mini are their architectures with random weights in bfloat16: that says nothing about scores, and everything about
+speed. Out: docs/reports/sweep-throughput.json after each case, and the page beside it (jobs/bench_sweep_page.py).
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import itertools
 import json
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -23,26 +27,68 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from ftmeta.errors import MissingDependencyError, ModelError
+from ftmeta.errors import MissingDependencyError
 from ftmeta.files import write_json, write_text
 from ftmeta.finetune import finetune, tokenize_task
 from ftmeta.finetune.data import TokenizedTask
 from ftmeta.finetune.provenance import device_name
 from ftmeta.finetune.vectorized import Cohort
 from ftmeta.models import LoadedModel, load, resolve
+from ftmeta.models.architectures import published_config
 from ftmeta.orchestrate.shell import exit_codes
-from ftmeta.schema import Budget, Pipeline, RunSpec
+from ftmeta.schema import Budget, Pipeline, RunSpec, Value
 from ftmeta.space import load_pipeline, load_space
 from ftmeta.tasks import load_task
+from jobs.bench_collection_trl import TrlRun, in_its_process
+from jobs.bench_gpu import PHI3_MINI, random_model
+from jobs.bench_sweep_page import ALONE, TRL, page
 
-PLACES = (1, 4, 16, 64)
 _COMMAND = "python -m jobs.bench_sweep"
-_CHANGES = {
-    "lora_rank": (4, 16, 64),
+_TASK = "world-facts"
+_BUDGET = Budget(epochs=0.25, max_fidelity=2, eval_examples=64)
+_DECISION = Budget(epochs=0.5, max_fidelity=4, eval_examples=64)
+_CHANGES: dict[str, tuple[Value, ...]] = {
+    "lora_rank": (4, 16),
     "lr_multiplier": (0.3, 1.0),
     "batch_size": (4, 16),
     "peft_method": ("lora", "rslora"),
     "lora_dropout": (0.0, 0.1),
+}
+# huggingface.co/HuggingFaceTB/SmolLM2-135M, config.json
+_SMOLLM2 = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+    "rope_theta": 100000,
+    "tie_word_embeddings": True,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """`facts`: the configuration of a model with random weights; None: the bundled model of this name."""
+
+    name: str
+    dtype: str
+    runs: int  # by a cohort of many places
+    alone: int  # one at a time: their device-seconds a run are what counts
+    places: tuple[int, ...]
+    facts: dict[str, Any] | None = None
+    trl: int = 0  # processes of trl
+
+
+_CASES = {
+    "cpu": (Case("phi3-micro", "float32", runs=24, alone=24, places=(1, 4, 16), trl=4),),
+    "cuda": (
+        Case("smollm2-135m", "bfloat16", runs=128, alone=8, places=(1, 4, 16, 64), facts=_SMOLLM2),
+        Case("phi3-micro", "float32", runs=128, alone=16, places=(1, 4, 16, 64), trl=2),
+        Case("phi3-mini", "bfloat16", runs=16, alone=3, places=(1, 4, 16), facts=published_config(PHI3_MINI)),
+    ),
 }
 
 
@@ -51,39 +97,62 @@ def main(
         "docs/reports/sweep-throughput.json"
     ),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    base_model: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
-    task: str = "world-facts",
     rounds: Annotated[int, typer.Option(min=1)] = 3,
-    limit_s: Annotated[float, typer.Option(help="No case is started after this many seconds.")] = 420,
+    limit_s: Annotated[float, typer.Option(help="Nothing is begun after this many seconds.")] = 420,
 ) -> None:
-    """Measures, writing after each case."""
+    """Measures, writing after each side of each case."""
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingDependencyError("torch finds no CUDA device here; run this on a machine with one")
     torch.set_num_threads(1)
     began = time.monotonic()
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"cases": {}}
-    models = base_model or (["phi3-micro"] if device == "cpu" else ["phi3-micro", "smollm2-135m"])
-    for name in models:
-        try:
-            base = load(resolve(name), device, "float32")
-            tokenized = tokenize_task(load_task(task), base)
-        except ModelError as error:
-            sys.stderr.write(f"{name}: {error}\n")
-            continue
-        for number in range(rounds):
-            for places in (None, *PLACES):
-                if time.monotonic() - began > limit_s:
-                    sys.stderr.write("no time left\n")
-                    break
-                result = _measured(base, tokenized, places, device)
-                key = f"{name} on {device_name(base.device)}"
-                cases = found["cases"].setdefault(key, {"task": task, "device": device, "sides": {}})
-                side = "one at a time" if places is None else f"{places} places"
-                cases["sides"].setdefault(side, []).append(result)
-                sys.stderr.write(f"[{time.monotonic() - began:4.0f} s] round {number + 1}, {key}, {side}: {result}\n")
+    cases = _CASES[device]
+    for number, case in enumerate(cases, start=1):
+        until = began + limit_s * number / len(cases)  # a slow case leaves the others their time
+        with tempfile.TemporaryDirectory() as scratch:
+            base = _loaded(case, device, Path(scratch))
+            tokenized = tokenize_task(load_task(_TASK), base)
+            key = f"{case.name} on {device_name(base.device)}"
+            sides: dict[str, list[dict[str, float]]] = {}
+            found["cases"][key] = {"task": _TASK, "device": device, "dtype": case.dtype, "sides": sides}
+            for side, result in _results(case, base, tokenized, rounds, until):
+                sides.setdefault(side, []).append(result)
+                sys.stderr.write(f"[{time.monotonic() - began:4.0f} s] {key}, {side}: {result}\n")
                 found["command"], found["cores"] = _COMMAND, os.cpu_count()
                 write_json(out, found)
                 write_text(out.with_suffix(".md"), page(found))
+            del base
+
+
+def _loaded(case: Case, device: str, scratch: Path) -> LoadedModel:
+    if case.facts is None:
+        return load(resolve(case.name), device, case.dtype)
+    random_model(scratch / case.name, case.facts, device)
+    return load(resolve(str(scratch / case.name)), device, case.dtype)
+
+
+def _results(
+    case: Case, base: LoadedModel, tokenized: TokenizedTask, rounds: int, until: float
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """The sides in turns, as long as there is time: what is measured of each, once a round."""
+
+    def sides() -> Iterator[tuple[str, dict[str, float]]]:
+        for number in range(rounds):
+            yield ALONE, _alone(case, base, tokenized)
+            for places in case.places:
+                yield f"{places} places", _together(case, base, tokenized, places)
+            if number == 0 and case.trl:
+                yield TRL, _trl(case, base)
+            if number == 0:
+                most = case.places[-1]
+                yield f"{most} places, all to the end", _decided(case, base, tokenized, most, stop=False)
+                yield f"{most} places, the worse half stopped", _decided(case, base, tokenized, most, stop=True)
+
+    for result in sides():
+        yield result
+        if time.monotonic() > until:
+            sys.stderr.write(f"{case.name}: no time left\n")
+            return
 
 
 def _specs(base: LoadedModel, tokenized: TokenizedTask, count: int, budget: Budget) -> list[RunSpec]:
@@ -95,86 +164,91 @@ def _specs(base: LoadedModel, tokenized: TokenizedTask, count: int, budget: Budg
     return [RunSpec(*named, pipeline, seed, budget) for seed, pipeline in enumerate(pipelines)]
 
 
-def _measured(base: LoadedModel, tokenized: TokenizedTask, places: int | None, device: str) -> dict[str, float]:
-    """Runs per hour and training tokens per second of wall time, evaluation included."""
-    count = 24 if device == "cpu" else 128
-    budget = Budget(epochs=0.25, max_fidelity=2, eval_examples=64)
-    specs = _specs(base, tokenized, count, budget)
-    run: Callable[[Sequence[RunSpec]], int]
+class _Watch:
+    """Wall and device time of a block, and its peak of device memory."""
 
-    def one_at_a_time(specs: Sequence[RunSpec]) -> int:
-        tokens = 0
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __enter__(self) -> _Watch:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        self.wall_s = time.perf_counter() - self._began
+        self.device_s = self.wall_s if self._device.type == "cuda" else time.process_time() - self._cpu_began
+
+    def said(self, runs: int, tokens: int) -> dict[str, float]:
+        is_cuda = self._device.type == "cuda"
+        memory = {"peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9} if is_cuda else {}
+        rates = {"runs_per_hour": 3600 * runs / self.wall_s, "tokens_per_s": tokens / self.wall_s}
+        return {**rates, "device_s_per_run": self.device_s / runs, **memory}
+
+
+def _alone(case: Case, base: LoadedModel, tokenized: TokenizedTask) -> dict[str, float]:
+    # The first runs hold all batch sizes and ranks in the shares that the whole has.
+    specs, tokens = _specs(base, tokenized, case.runs, _BUDGET)[:: max(1, case.runs // case.alone)][: case.alone], 0
+    with _Watch(base.device) as watch:
         for spec in specs:
-            with finetune(
-                spec.pipeline, tokenized.task, base, spec.seed, budget=spec.budget, tokenized=tokenized
-            ) as run:
+            with finetune(spec.pipeline, tokenized.task, base, spec.seed, budget=_BUDGET, tokenized=tokenized) as run:
                 tokens += list(run)[-1].tokens
-        return tokens
+    return watch.said(len(specs), tokens)
 
-    def together(specs: Sequence[RunSpec]) -> int:
-        cohort, waiting, tokens = Cohort(base, places or 1, generate=False), list(specs), 0
+
+def _together(case: Case, base: LoadedModel, tokenized: TokenizedTask, places: int) -> dict[str, float]:
+    few = case.alone * max(1, places)  # a cohort of few places is not asked for more than it can make in the time
+    specs = _specs(base, tokenized, min(case.runs, few), _BUDGET)
+    waiting, tokens, cohort = list(specs), 0, Cohort(base, places, generate=False)
+    with _Watch(base.device) as watch:
         while waiting or cohort.is_busy:
             while waiting and cohort.free:
                 cohort.open(waiting.pop(0), tokenized)
             tokens += sum(event.ended.curve[-1].tokens for event in cohort.tick() if event.ended is not None)
-        return tokens
-
-    run = one_at_a_time if places is None else together
-    run(specs[: places or 1])  # warm
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    began, cpu_began = time.perf_counter(), time.process_time()
-    tokens = run(specs)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    took_s = time.perf_counter() - began
-    busy_s = took_s if device == "cuda" else time.process_time() - cpu_began
-    memory = {"peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9} if device == "cuda" else {}
-    return {
-        "runs_per_hour": 3600 * count / took_s,
-        "tokens_per_s": tokens / took_s,
-        "device_s_per_run": busy_s / count,
-        **memory,
-    }
+    return {**watch.said(len(specs), tokens), "padding": cohort.padding.share}
 
 
-def page(found: dict[str, Any]) -> str:
-    """The report, from what `main` wrote."""
-    parts = [
-        "# Throughput of sweeps: many adapters on one base",
-        f"`{found['command']}` (`make bench-sweep`). The same runs, in turns: by our worker one at a time, and by the "
-        "vectorised worker (ftmeta/finetune/vectorized.py) with so many places. Medians of the rounds, smallest and "
-        "largest beside them; runs per hour of one process, evaluation included. Device-seconds are CPU-seconds on a "
-        "CPU, which other load moves less than wall time.",
-    ]
-    for name, case in found["cases"].items():
-        alone = median(one["device_s_per_run"] for one in case["sides"]["one at a time"])
-        rows = [
-            f"## {name}, {case['task']}",
-            "| | runs/h | training tokens/s | device-seconds a run | against one at a time |\n|---|---|---|---|---|",
-        ]
-        lines = []
-        for side, results in case["sides"].items():
-            cells = [_spread([one[key] for one in results], digits) for key, digits in _COLUMNS]
-            ratio = alone / median(one["device_s_per_run"] for one in results)
-            lines.append(f"| {side} | " + " | ".join([*cells, f"{ratio:.2f} x"]) + " |")
-        parts += [rows[0], rows[1] + "\n" + "\n".join(lines)]
-    if not any(case["device"] == "cuda" for case in found["cases"].values()):
-        parts.append(
-            "On a GPU nothing is measured yet: the products of the adapters are computed one after the other, so a "
-            "cohort saves what the base model's layers cost to launch, and not yet what the adapters' do. "
-            f"`{_COMMAND} --device cuda` measures it."
+def _trl(case: Case, base: LoadedModel) -> dict[str, float]:
+    """One process after the other, so that each has the device for itself, as a run of ours has."""
+    tokenized = tokenize_task(load_task(_TASK), base)
+    specs = _specs(base, tokenized, case.trl, _BUDGET)
+    began = time.perf_counter()
+    for spec in specs:
+        in_its_process(
+            TrlRun(
+                *(case.name, _TASK, dict(spec.pipeline.values), spec.seed),
+                epochs=_BUDGET.epochs,
+                fidelities=_BUDGET.max_fidelity,
+                eval_examples=_BUDGET.eval_examples or 64,
+                device=base.device.type,
+            )
         )
-    return "\n\n".join(parts) + "\n"
+    return {"runs_per_hour": 3600 * len(specs) / (time.perf_counter() - began)}
 
 
-_COLUMNS = (("runs_per_hour", 0), ("tokens_per_s", 0), ("device_s_per_run", 2))
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    low, mid, high = (f"{value:,.{digits}f}" for value in (min(values), median(values), max(values)))
-    return f"{mid} ({low} to {high})"
+def _decided(case: Case, base: LoadedModel, tokenized: TokenizedTask, places: int, *, stop: bool) -> dict[str, float]:
+    """Seconds until the best of the runs is known. With `stop` a run ends at a fidelity at which it is worse than the
+    median of those seen there so far (the median rule of Google Vizier, Golovin et al. 2017)."""
+    specs = _specs(base, tokenized, min(case.runs, 2 * places), _DECISION)
+    waiting, seen, cohort = list(specs), dict[int, list[float]](), Cohort(base, places, generate=False)
+    with _Watch(base.device) as watch:
+        while waiting or cohort.is_busy:
+            while waiting and cohort.free:
+                cohort.open(waiting.pop(0), tokenized)
+            for event in cohort.tick():
+                if event.point is None or event.point.val_nll is None or event.point.fidelity == 0:
+                    continue
+                at = seen.setdefault(event.point.fidelity, [])
+                at.append(event.point.val_nll)
+                is_open = event.slot not in cohort.free and event.point.fidelity < _DECISION.max_fidelity
+                if stop and is_open and event.point.val_nll > median(at):
+                    cohort.close(event.slot)
+    last = seen[_DECISION.max_fidelity]
+    return {"decision_s": watch.wall_s, "device_s": watch.device_s, "runs": len(specs), "best_val_nll": min(last)}
 
 
 if __name__ == "__main__":

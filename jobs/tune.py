@@ -1,11 +1,11 @@
 """Live tuning as a job: `python -m jobs.tune --config jobs/configs/tune-smoke.yaml [--out DIR]`.
 
 In: a YAML file with `data`, one of `budget`, `budget_device` (as 10m) and `budget_usd`, and if wanted `base_model`,
-`method`, `seed`, `slots`, `cpus_per_slot`, `gpus_per_slot`, `top`, `least_gain`, `keep_paused`, `selector`, `metadata`,
-which mean what they mean in `ftmeta tune`. Out: the folder DIR with the adapter, the report and everything that it is
-taken up again from, runs in MLflow, and the document of `ftmeta tune --json` on standard output. DIR is an absolute
-path that every node sees; without one it is a folder of the dataset's name under `tune/` in the state folder of the
-cluster.
+`method`, `seed`, `slots`, `cpus_per_slot`, `gpus_per_slot`, `runs_per_slot`, `top`, `least_gain`, `keep_paused`,
+`selector`, `metadata`, which mean what they mean in `ftmeta tune`. Out: the folder DIR with the adapter, the report and
+everything that it is taken up again from, runs in MLflow, and the document of `ftmeta tune --json` on standard output.
+DIR is an absolute path that every node sees; without one it is a folder of the dataset's name under `tune/` in the
+state folder of the cluster.
 
 A job that was stopped or killed goes on when it is submitted again.
 """
@@ -44,6 +44,7 @@ class Tune(BaseModel):
     slots: int | None = Field(default=None, ge=1, strict=True)
     cpus_per_slot: float = Field(default=1, gt=0)
     gpus_per_slot: float = Field(default=0, ge=0)
+    runs_per_slot: int | None = Field(default=None, ge=1, strict=True)
     top: int = Field(default=Definition.top, ge=1, strict=True)
     least_gain: float = Field(default=Definition.least_gain, ge=0)
     keep_paused: int = Field(default=Definition.keep_paused, ge=1, strict=True)

@@ -32,9 +32,12 @@ def tune(
     budget_device: Annotated[str | None, typer.Option(help="Instead: device time, summed over the slots.")] = None,
     budget_usd: Annotated[float | None, typer.Option(help="Instead: money, by the price of the device.")] = None,
     method: Annotated[str, typer.Option(help="ftmeta (ours) or another optimizer of `ftmeta benchmark`.")] = "ftmeta",
-    slots: Annotated[int | None, typer.Option(min=1, help="Runs at work at once; default: all that fit.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Processes at work at once; default: all that fit.")] = None,
     cpus_per_slot: Annotated[float, typer.Option(min=0.01, help="Cores of each.")] = 1,
     gpus_per_slot: Annotated[float, typer.Option(min=0, help="GPUs of each, or a share of one; 0: the CPU.")] = 0,
+    runs_per_slot: Annotated[
+        int | None, typer.Option(min=1, help="Runs that each trains side by side on one base model; default: one.")
+    ] = None,
     base_model: BaseModelOption = "phi3-micro",
     out: Annotated[
         Path | None, typer.Option(help="A new folder that all nodes see; default: one in ftmeta-tunings/.")
@@ -88,6 +91,7 @@ def tune(
             slots=slots,
             cpus_per_slot=cpus_per_slot,
             gpus_per_slot=gpus_per_slot,
+            runs_per_slot=runs_per_slot,
             top=top,
             least_gain=least_gain,
             keep_paused=keep_paused,

@@ -8,7 +8,7 @@ follows from the seed. The tensors are whole, however many processes wrote them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +20,20 @@ from ftmeta.files import atomic_path, fingerprint_files, write_json
 from ftmeta.schema import CurvePoint
 
 _FORMAT = 2
+
+
+def try_to_save(write: Callable[[Path], None], folder: Path) -> str | None:
+    """Calls `write(folder)`. Returns why it cannot be written, where the disk is at fault: the run itself is well, and
+    goes on as long as its process keeps it. Other errors are raised."""
+    try:
+        write(folder)
+    except OSError as error:
+        return f"{folder} cannot be written ({error.strerror or error})"
+    except Exception as error:  # safetensors has an error of its own for a full disk
+        if "space" not in str(error).lower():
+            raise
+        return f"{folder} cannot be written ({error})"
+    return None
 
 
 @dataclass(frozen=True)

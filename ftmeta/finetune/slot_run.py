@@ -32,6 +32,7 @@ class SlotRun:
     generator: torch.Generator
     peak: PeakMemory
     until: int | None = None
+    keep: Path | None = None  # where its checkpoint goes when it ends
     step: int = 0
     examples: int = 0
     tokens: int = 0

@@ -31,6 +31,7 @@ import torch
 
 from ftmeta.errors import FtmetaError, ModelError, UserError
 from ftmeta.finetune import adapters, decoder
+from ftmeta.finetune.checkpoint import try_to_save
 from ftmeta.finetune.clock import Clock, PeakMemory
 from ftmeta.finetune.course import Course
 from ftmeta.finetune.data import TokenizedTask
@@ -57,11 +58,13 @@ log = logging.getLogger("ftmeta.finetune")
 
 @dataclass(frozen=True)
 class Event:
-    """What a tick has to say of one slot: a new point, or, once, that the run there has ended (the slot is free)."""
+    """What a tick has to say of one slot: a new point, or, once, that the run there has ended (the slot is free).
+    `unsaved`: why it has no checkpoint where it was to be kept."""
 
     slot: int
     point: CurvePoint | None = None
     ended: RunResult | None = None
+    unsaved: str | None = None
 
 
 class Cohort:
@@ -133,9 +136,11 @@ class Cohort:
         *,
         until: int | None = None,
         checkpoint: Path | str | None = None,
+        keep: Path | None = None,
     ) -> int:
         """Puts a run into a free slot, to be ended after fidelity `until` (None: the last), going on from `checkpoint`
-        as `finetune` does. Returns the slot. Raises UserError for a run that cannot stand beside others."""
+        as `finetune` does. Where it ends without a failure, its checkpoint is written to `keep`. Returns the slot.
+        Raises UserError for a run that cannot stand beside others."""
         if not self.free:
             raise FtmetaError("no slot of the cohort is free; wait until a run has ended")
         settings, base, slot = settings_of(spec.pipeline), self._base, self.free[0]
@@ -158,6 +163,7 @@ class Cohort:
             generator=torch.Generator(base.device),
             peak=PeakMemory(base.device),
             until=until,
+            keep=keep,
         )
         if checkpoint is not None:
             state = run.take_up(checkpoint) or state
@@ -287,6 +293,9 @@ class Cohort:
 
     def _ended(self, run: SlotRun) -> Event:
         self._runs[run.slot] = None
+        unsaved = None
+        if run.keep is not None and run.course.status in ("stopped", "ok"):
+            unsaved = try_to_save(run.save, run.keep)
         result = run.course.result(
             cost_s=run.cost_train_s + run.cost_eval_s,
             wall_s=run.wall_s,
@@ -297,7 +306,7 @@ class Cohort:
         )
         if self._stack is not None:
             self._stack.leave(run.slot)
-        return Event(run.slot, ended=result)
+        return Event(run.slot, ended=result, unsaved=unsaved)
 
     def _speaks(self, run: SlotRun) -> bool:
         """It has come to its end and has its questions to answer."""

@@ -61,7 +61,7 @@ def tune(
     prepared = prepare(_place(definition, out))
     cpus = None if definition.slots is None else max(1, math.ceil(definition.slots * definition.cpus_per_slot))
     with connected(address, cpus), Journal(out / "journal.jsonl") as journal:
-        size = SlotSize(definition.cpus_per_slot, definition.gpus_per_slot)
+        size = SlotSize(definition.cpus_per_slot, definition.gpus_per_slot, definition.runs_per_slot or 1)
         prepared = prepared.with_slots(_room(size))
         prepared.definition.save(out)
         count = prepared.definition.slots

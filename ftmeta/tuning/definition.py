@@ -50,6 +50,7 @@ class Definition:
     slots: int | None = None  # None: as many as the cluster has room for when it begins
     cpus_per_slot: float = 1
     gpus_per_slot: float = 0
+    runs_per_slot: int | None = None  # that train side by side on one base model; None: one
     top: int = 3  # runs that are looked at with care in the end, and whose adapters' checkpoints stay
     least_gain: float = 0.0005
     keep_paused: int = 20

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ftmeta.errors import DataError
 from ftmeta.finetune import Finetuning, finetune, tokenize_task
+from ftmeta.finetune.checkpoint import try_to_save
 from ftmeta.finetune.single import conclude
 from ftmeta.models import LoadedModel
 from ftmeta.schema import CurvePoint, RunSpec, Task
@@ -57,7 +58,7 @@ class TuneWorker:
         result = run.result()
         unsaved = None
         if run.status in ("stopped", "ok"):
-            unsaved = self._save(run, folder_of(work.folder, work.fidelity))
+            unsaved = try_to_save(run.save_checkpoint, folder_of(work.folder, work.fidelity))
         else:
             self.close()
         return Advanced(
@@ -71,18 +72,6 @@ class TuneWorker:
             busy_s=busy_s,
             unsaved=unsaved,
         )
-
-    @staticmethod
-    def _save(run: Finetuning, folder: Path) -> str | None:
-        try:
-            run.save_checkpoint(folder)
-        except OSError as error:  # a full disk: the run itself is well, and goes on as long as this slot keeps it
-            return f"{folder} cannot be written ({error.strerror or error})"
-        except Exception as error:  # safetensors has an error of its own for the same
-            if "space" not in str(error).lower():
-                raise
-            return f"{folder} cannot be written ({error})"
-        return None
 
     def _taken_up(self, spec: RunSpec, start: int, folder: Path) -> Finetuning:
         """The run at fidelity `start`, or from the base model where there is no usable checkpoint of that."""

@@ -128,6 +128,29 @@ def test_a_tuning_is_killed_loses_a_worker_is_taken_up_and_ends_with_an_adapter(
     in_mlflow(client, document)
 
 
+def test_slots_that_share_a_process_lose_it_together_and_go_on(
+    cluster: LocalCluster, client: dict[str, str], tmp_path: Path
+) -> None:
+    """Three runs at a time on one base model; their process is killed under them."""
+    client = {**client, "RAY_ADDRESS": cluster.gcs_address}
+    out = tmp_path / "tuning"
+    wished = ["elements", "--budget-device", "30s", "--slots", "1", "--runs-per-slot", "3", "--out", str(out)]
+    with tuning(client, tmp_path, *wished) as process:
+        wait_for(lambda: points(out) >= 6 and bool(slots_at_work(cluster)), process)
+        slots_at_work(cluster)[0].send_signal(signal.SIGKILL)
+        answer, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    document = json.loads(answer)
+    assert document["slots"] == 3
+    assert document["stopped"] in ("budget", "no gain expected")
+    assert document["incumbent"]["score"] > 0.3
+    lines = journal_lines(out)
+    assert "lost" in [line["event"] for line in lines]
+    seen = [(line["run_id"], p["fidelity"]) for line in lines for p in line.get("points", ())]
+    assert len(seen) == len(set(seen))
+    assert len({run_id for run_id, _ in seen}) >= 3
+
+
 def in_mlflow(client: dict[str, str], document: dict[str, Any]) -> None:
     """One child run for each run under one parent, ended, with one score a fidelity."""
     from mlflow import MlflowClient
