@@ -246,13 +246,11 @@ def _download(uri: str, version: Any, kept: Path) -> None:
     with atomic_path(kept) as fresh, tempfile.TemporaryDirectory(prefix="ftmeta-model-") as scratch:
         model = download_artifacts(artifact_uri=version.source, dst_path=scratch, tracking_uri=uri)
         whole = Path(model) / "artifacts" / FOLDER
-        surrogates = Surrogates.load(whole)
-        if surrogates.version != version.tags.get("selector_version") or content_of(whole) != version.tags.get(
-            "content"
-        ):
+        Surrogates.load(whole)  # raises what is wrong with it
+        if content_of(whole) != version.tags.get("content"):
             raise UserError(
-                f"version {version.version} of model '{version.name}' is not what was registered: its files say "
-                f"selector {surrogates.version}; register it again, and serve another version"
+                f"the files of version {version.version} of model '{version.name}' are not those that were registered; "
+                "register the selector again, and serve another version"
             )
         shutil.copytree(whole, fresh)
 
