@@ -1,9 +1,10 @@
 """A sweep whose slots train many runs at once, for real: its rows are those of the same sweep with a run at a time, and
-a worker that is killed costs nothing but time."""
+a driver or a worker that is killed at any moment costs nothing but time."""
 
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -58,12 +59,24 @@ def lanes_at_work(cluster: LocalCluster) -> list[psutil.Process]:
     return found
 
 
+def lanes_with_rows(
+    cluster: LocalCluster, ledger: Ledger, process: subprocess.Popen[str], rows: int
+) -> list[psutil.Process]:
+    """The lanes at work as soon as there are so many rows."""
+    deadline = time.monotonic() + 120
+    while not (len(ledger.run_ids()) >= rows and (lanes := lanes_at_work(cluster))):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return lanes
+
+
 def scores(out: Path) -> pd.Series:
     meta = read(out)
     return meta.curves.sort_values(["run_id", "fidelity"]).set_index(["run_id", "fidelity"])["val_nll"]
 
 
-def test_rows_are_those_of_a_run_at_a_time_and_a_killed_worker_costs_none(
+def test_rows_are_those_of_a_run_at_a_time_and_a_killed_driver_or_worker_costs_none(
     cluster: LocalCluster, client: dict[str, str], tmp_path: Path
 ) -> None:
     one, many = tmp_path / "one.yaml", tmp_path / "many.yaml"
@@ -72,16 +85,20 @@ def test_rows_are_those_of_a_run_at_a_time_and_a_killed_worker_costs_none(
     summary = summary_of(collected(cluster, client, one, tmp_path / "one"))
     assert (summary["planned"], summary["done"], summary["failed"]) == (8, 8, 0)
 
-    process = collected(cluster, client, many, tmp_path / "many")
     ledger = Ledger(tmp_path / "many" / "ledger")
-    deadline = time.monotonic() + 120
-    while not (ledger.run_ids() and (lanes := lanes_at_work(cluster))):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    lanes[0].send_signal(signal.SIGKILL)
+    killed = collected(cluster, client, many, tmp_path / "many")
+    lanes_with_rows(cluster, ledger, killed, 1)
+    time.sleep(random.uniform(0.0, 1.5))
+    killed.kill()
+    killed.communicate()
+    found = set(ledger.run_ids())
+
+    process = collected(cluster, client, many, tmp_path / "many")
+    lanes_with_rows(cluster, ledger, process, len(found) + 1)[0].send_signal(signal.SIGKILL)
     summary = summary_of(process)
     assert (summary["planned"], summary["done"], summary["failed"]) == (8, 8, 0)
+    assert summary["skipped"] >= len(found)
+    assert found < set(ledger.run_ids())
     assert 0 < summary["slot_efficiency"] <= 1.0
     pd.testing.assert_series_equal(scores(tmp_path / "many"), scores(tmp_path / "one"), rtol=1e-4)
     runs = read(tmp_path / "many").runs
