@@ -84,7 +84,7 @@ bench-serve: $(STAMP)  ## the service beside an empty deployment, and under load
 	-@$(BIN)/python -m jobs.bench_serve speed
 	@$(BIN)/python -m jobs.bench_serve kills
 
-bench-sweep: $(STAMP)  ## many runs at once on one base against one at a time (seven minutes; --device cuda on a GPU)
+bench-sweep: $(STAMP)  ## many runs at once on one base against one at a time (fifteen minutes; --device cuda on a GPU)
 	@$(BIN)/python -m jobs.bench_sweep
 
 bench-tune: $(STAMP)  ## live tuning: what a step costs beside its work, time to the first step, busy slots (six minutes)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import sys
 import tempfile
 import time
@@ -43,14 +44,15 @@ from jobs.bench_collection_trl import TrlRun, in_its_process
 from jobs.bench_gpu import PHI3_MINI, random_model
 from jobs.bench_sweep_page import ALONE, TRL, page
 
+_LIMIT_S = {"cpu": 1200.0, "cuda": 420.0}
 _COMMAND = "python -m jobs.bench_sweep"
 _TASK = "world-facts"
 _BUDGET = Budget(epochs=0.25, max_fidelity=2, eval_examples=64)
 _DECISION = Budget(epochs=0.5, max_fidelity=4, eval_examples=64)
 _CHANGES: dict[str, tuple[Value, ...]] = {
+    "batch_size": (4, 16),
     "lora_rank": (4, 16),
     "lr_multiplier": (0.3, 1.0),
-    "batch_size": (4, 16),
     "peft_method": ("lora", "rslora"),
     "lora_dropout": (0.0, 0.1),
 }
@@ -75,19 +77,19 @@ class Case:
 
     name: str
     dtype: str
-    runs: int  # by a cohort of many places
-    alone: int  # one at a time: their device-seconds a run are what counts
+    alone: int  # runs one at a time; a cohort makes at least as many
     places: tuple[int, ...]
+    waves: int = 2  # runs for each place
     facts: dict[str, Any] | None = None
     trl: int = 0  # processes of trl
 
 
 _CASES = {
-    "cpu": (Case("phi3-micro", "float32", runs=24, alone=24, places=(1, 4, 16), trl=4),),
+    "cpu": (Case("phi3-micro", "float32", alone=16, places=(1, 4, 16, 64), waves=1, trl=4),),
     "cuda": (
-        Case("smollm2-135m", "bfloat16", runs=128, alone=8, places=(1, 4, 16, 64), facts=_SMOLLM2),
-        Case("phi3-micro", "float32", runs=128, alone=16, places=(1, 4, 16, 64), trl=2),
-        Case("phi3-mini", "bfloat16", runs=16, alone=3, places=(1, 4, 16), facts=published_config(PHI3_MINI)),
+        Case("smollm2-135m", "bfloat16", alone=8, places=(1, 4, 16, 64), facts=_SMOLLM2),
+        Case("phi3-micro", "float32", alone=16, places=(1, 4, 16, 64), trl=2),
+        Case("phi3-mini", "bfloat16", alone=4, places=(1, 4, 16), waves=1, facts=published_config(PHI3_MINI)),
     ),
 }
 
@@ -97,14 +99,14 @@ def main(
         "docs/reports/sweep-throughput.json"
     ),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
-    limit_s: Annotated[float, typer.Option(help="Nothing is begun after this many seconds.")] = 420,
+    rounds: Annotated[int, typer.Option(min=1)] = 2,
+    limit_s: Annotated[float | None, typer.Option(help="Nothing is begun after this many seconds.")] = None,
 ) -> None:
     """Measures, writing after each side of each case."""
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingDependencyError("torch finds no CUDA device here; run this on a machine with one")
     torch.set_num_threads(1)
-    began = time.monotonic()
+    began, limit_s = time.monotonic(), limit_s or _LIMIT_S[device]
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"cases": {}}
     cases = _CASES[device]
     for number, case in enumerate(cases, start=1):
@@ -144,7 +146,7 @@ def _results(
             if number == 0 and case.trl:
                 yield TRL, _trl(case, base)
             if number == 0:
-                most = case.places[-1]
+                most = 16 if base.device.type == "cpu" else case.places[-1]
                 yield f"{most} places, all to the end", _decided(case, base, tokenized, most, stop=False)
                 yield f"{most} places, the worse half stopped", _decided(case, base, tokenized, most, stop=True)
 
@@ -158,7 +160,9 @@ def _results(
 def _specs(base: LoadedModel, tokenized: TokenizedTask, count: int, budget: Budget) -> list[RunSpec]:
     space = load_space("lora-v1")
     plain = load_pipeline("strong-default", space)
-    drawn = itertools.islice(itertools.cycle(itertools.product(*_CHANGES.values())), count)
+    every = list(itertools.product(*_CHANGES.values()))
+    random.Random(0).shuffle(every)  # so that the first few are a fair share of all
+    drawn = itertools.islice(itertools.cycle(every), count)
     pipelines = [Pipeline(space.name, {**plain.values, **dict(zip(_CHANGES, values, strict=True))}) for values in drawn]
     named = (tokenized.task.name, tokenized.task.fingerprint, base.info.name, base.info.fingerprint)
     return [RunSpec(*named, pipeline, seed, budget) for seed, pipeline in enumerate(pipelines)]
@@ -191,8 +195,7 @@ class _Watch:
 
 
 def _alone(case: Case, base: LoadedModel, tokenized: TokenizedTask) -> dict[str, float]:
-    # The first runs hold all batch sizes and ranks in the shares that the whole has.
-    specs, tokens = _specs(base, tokenized, case.runs, _BUDGET)[:: max(1, case.runs // case.alone)][: case.alone], 0
+    specs, tokens = _specs(base, tokenized, case.alone, _BUDGET), 0
     with _Watch(base.device) as watch:
         for spec in specs:
             with finetune(spec.pipeline, tokenized.task, base, spec.seed, budget=_BUDGET, tokenized=tokenized) as run:
@@ -201,8 +204,7 @@ def _alone(case: Case, base: LoadedModel, tokenized: TokenizedTask) -> dict[str,
 
 
 def _together(case: Case, base: LoadedModel, tokenized: TokenizedTask, places: int) -> dict[str, float]:
-    few = case.alone * max(1, places)  # a cohort of few places is not asked for more than it can make in the time
-    specs = _specs(base, tokenized, min(case.runs, few), _BUDGET)
+    specs = _specs(base, tokenized, max(case.alone, case.waves * places), _BUDGET)
     waiting, tokens, cohort = list(specs), 0, Cohort(base, places, generate=False)
     with _Watch(base.device) as watch:
         while waiting or cohort.is_busy:
@@ -233,7 +235,7 @@ def _trl(case: Case, base: LoadedModel) -> dict[str, float]:
 def _decided(case: Case, base: LoadedModel, tokenized: TokenizedTask, places: int, *, stop: bool) -> dict[str, float]:
     """Seconds until the best of the runs is known. With `stop` a run ends at a fidelity at which it is worse than the
     median of those seen there so far (the median rule of Google Vizier, Golovin et al. 2017)."""
-    specs = _specs(base, tokenized, min(case.runs, 2 * places), _DECISION)
+    specs = _specs(base, tokenized, case.waves * places, _DECISION)
     waiting, seen, cohort = list(specs), dict[int, list[float]](), Cohort(base, places, generate=False)
     with _Watch(base.device) as watch:
         while waiting or cohort.is_busy:

@@ -22,12 +22,12 @@ from urllib.parse import urlsplit
 from ftmeta.costs import price_of
 from ftmeta.schema import CurvePoint, RunResult, Status
 from ftmeta.tracking.machine import joules_of
+from ftmeta.tracking.pages import tags_of_experiment
 from ftmeta.tracking.scheme import (
     COST,
     COST_USD,
     CURVE_METRICS,
     ENERGY,
-    EXPERIMENTS,
     MADE_BY,
     RUN,
     RUN_TAGS,
@@ -91,7 +91,7 @@ def open_store(uri: str, experiment: str, usd: Callable[[float, str], float | No
         found = client.get_experiment_by_name(experiment)
         if found is None:
             with contextlib.suppress(MlflowException):  # another sweep may have made it meanwhile
-                client.create_experiment(experiment, _artifacts_of(uri), _tags_of_experiment(experiment))
+                client.create_experiment(experiment, _artifacts_of(uri), tags_of_experiment(experiment))
             found = client.get_experiment_by_name(experiment)
     if found is None:
         raise ConnectionError(f"experiment {experiment!r} could not be made")
@@ -367,12 +367,6 @@ def shown(text: str) -> str:
 
 def is_remote(uri: str) -> bool:
     return urlsplit(uri).scheme in ("http", "https")
-
-
-def _tags_of_experiment(name: str) -> dict[str, str]:
-    """What its page says above the runs, and that it lists runs and not traces."""
-    note = EXPERIMENTS.get(name)
-    return {"mlflow.experimentKind": "custom_model_development", **({"mlflow.note.content": note} if note else {})}
 
 
 @contextlib.contextmanager
