@@ -31,8 +31,9 @@ from ftmeta.metadataset import Ledger, find, write
 from ftmeta.metadataset.folder import runs_in
 from ftmeta.orchestrate.beacon import Beacon, earlier
 from ftmeta.orchestrate.connection import connected
-from ftmeta.orchestrate.execution import FAILED, State, run_all, stopped_by_signals
+from ftmeta.orchestrate.execution import run_all, stopped_by_signals
 from ftmeta.orchestrate.progress import Totals
+from ftmeta.orchestrate.state import FAILED, State
 from ftmeta.orchestrate.sweep import Plan, Sweep, load_sweep, make_plan
 from ftmeta.schema import RunResult, RunSpec
 from ftmeta.tracking import Sweep as TrackedSweep

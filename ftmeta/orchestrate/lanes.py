@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ftmeta.finetune import TokenizedTask
     from ftmeta.finetune.vectorized import Cohort
     from ftmeta.models import LoadedModel
-    from ftmeta.orchestrate.execution import State
+    from ftmeta.orchestrate.state import State
     from ftmeta.orchestrate.workers import FinetuneWorker
     from ftmeta.planning.cohort import CohortPlan
 

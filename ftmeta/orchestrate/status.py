@@ -18,7 +18,7 @@ from ftmeta.costs import usd_of
 from ftmeta.errors import UserError
 from ftmeta.metadataset.ledger import Brief, Ledger
 from ftmeta.orchestrate.beacon import Driver, heard
-from ftmeta.orchestrate.execution import FAILED
+from ftmeta.orchestrate.state import FAILED
 
 
 @dataclass

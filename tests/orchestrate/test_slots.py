@@ -10,8 +10,8 @@ import pytest
 from ftmeta.errors import FtmetaError
 from ftmeta.files import canonical_json
 from ftmeta.metadataset import Ledger
-from ftmeta.orchestrate.execution import State
 from ftmeta.orchestrate.progress import Totals
+from ftmeta.orchestrate.state import State
 from ftmeta.orchestrate.sweep import spec_to_json
 from ftmeta.orchestrate.workers import SimulatedWorker, failed_result
 from ftmeta.schema import Budget, Pipeline, RunResult, RunSpec

@@ -16,8 +16,8 @@ from ftmeta.errors import UserError
 from ftmeta.metadataset import Ledger
 from ftmeta.orchestrate.beacon import Beacon
 from ftmeta.orchestrate.collect import _facts
-from ftmeta.orchestrate.execution import State
 from ftmeta.orchestrate.progress import Totals, UnderWay
+from ftmeta.orchestrate.state import State
 from ftmeta.orchestrate.status import sweep_status
 from ftmeta.orchestrate.sweep import Pipelines, Plan, Sweep, make_plan
 from ftmeta.orchestrate.workers import failed_result
