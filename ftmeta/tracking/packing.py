@@ -67,6 +67,11 @@ def card(surrogates: Surrogates) -> str:
     """The model card: what it is, what it learned from, how good it is, and where it should not be trusted."""
     of, budget, quality = surrogates.meta_dataset, surrogates.budget, surrogates.quality
     hardware = "unknown hardware" if surrogates.hardware is None else surrogates.hardware.description
+    measured = (
+        f"Kendall's tau {_said(quality.get('kendall_tau'))}, negative log-likelihood {_said(quality.get('nll'))}, "
+        f"coverage of the 80 % interval {_said(quality.get('coverage_80'))}, "
+        f"median relative error of the cost {_said(quality.get('cost_mdape'))}"
+    )
     learned = f"{surrogates.runs} runs of {len(surrogates.tasks)} tasks ({', '.join(surrogates.tasks)})"
     return f"""# Selector {surrogates.version}
 
@@ -75,9 +80,7 @@ Recommends finetuning pipelines of the search space `{surrogates.space.name}` fo
 - Learned from the meta-dataset `{of["name"]}` (fingerprint `{of["fingerprint"]}`): {learned} on {hardware}.
 - Base models: {", ".join(surrogates.base_models)}. Others get wider intervals and a warning.
 - For runs of {budget.epochs:g} passes over the data, with {budget.eval_examples} examples scored at each fidelity.
-- On tasks that were left out: Kendall's tau {_said(quality.get("kendall_tau"))}, negative log-likelihood
-  {_said(quality.get("nll"))}, coverage of the 80 % interval {_said(quality.get("coverage_80"))}, median relative error
-  of the cost {_said(quality.get("cost_mdape"))}.
+- On tasks that were left out: {measured}.
 - Limits: it knows these tasks, and says so where another is far from them. Made by ftmeta {code_version()}.
 """
 

@@ -7,6 +7,7 @@ failed and why. Curves are asked for the best runs only, so ten thousand runs ma
 from __future__ import annotations
 
 import html
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -41,7 +42,7 @@ figure { margin: 0; border: 1px solid var(--line); border-radius: .5rem; padding
 figure svg { width: 100%; height: auto; } figcaption { color: var(--soft); font-size: .85rem; padding: 0 .4rem .3rem; }
 .table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } td.long { white-space: normal; text-align: left; }
+th:first-child, td:first-child, .long { text-align: left; } td.long { white-space: normal; }
 """
 
 
@@ -84,7 +85,10 @@ def _document(
     spent = all_spent([found])
     priced = [one.cost_usd for one in spent if one.cost_usd is not None]
     energies = [one.energy_j for one in spent if one.energy_j is not None]
-    failures = Counter((run.status, run.error or "") for run in found.runs if run.status not in ("ok", "stopped"))
+    failures: dict[tuple[str, str], list[RunInMlflow]] = {}
+    for run in found.runs:
+        if run.status not in ("ok", "stopped"):
+            failures.setdefault((run.status, _without_numbers(run.error or "")), []).append(run)
     return {
         "experiment": found.name,
         "runs": len(found.runs),
@@ -121,9 +125,15 @@ def _document(
             for task, runs in best.items()
         ],
         "failures": [
-            {"status": status, "error": error, "runs": count} for (status, error), count in failures.most_common()
+            {"status": status, "error": runs[0].error or "", "runs": len(runs)}
+            for (status, _), runs in sorted(failures.items(), key=lambda item: -len(item[1]))
         ],
     }
+
+
+def _without_numbers(text: str) -> str:
+    """What failures of one sort have in common; the first of them is shown as it is."""
+    return re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", text)
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -170,17 +180,23 @@ def _tiles(document: Mapping[str, Any]) -> str:
 
 
 def _best(document: Mapping[str, Any]) -> str:
+    shown_rows = document["best"][:_TASKS]
+    pipelines = [one["pipeline"] or {} for one in shown_rows]
+    settings = sorted({name for pipeline in pipelines for name in pipeline if name != "base_model"})
+    same = [name for name in settings if len({pipeline.get(name) for pipeline in pipelines}) == 1]
     rows = []
-    for one in document["best"][:_TASKS]:
-        values = one["pipeline"] or {}
-        told = ", ".join(f"{name} {value}" for name, value in sorted(values.items()) if name != "base_model")
+    for one, pipeline in zip(shown_rows, pipelines, strict=True):
+        told = ", ".join(f"{name} {pipeline[name]}" for name in settings if name in pipeline and name not in same)
         rows.append(
             f"<tr><td>{html.escape(one['task'])}</td><td>{html.escape(one['base_model'])}</td><td>{one['runs']}</td>"
             f"<td>{_number(one['score'])}</td><td>{_number(one['test_score'])}</td>"
-            f'<td>{_duration(one["cost_s"])}</td><td class="long">{html.escape(told)}</td></tr>'
+            f'<td>{_duration(one["cost_s"])}</td><td class="long">{html.escape(told or "as below")}</td></tr>'
         )
-    head = "<th>task</th><th>base model</th><th>runs</th><th>validation</th><th>test</th><th>cost</th><th>pipeline</th>"
-    return _table("The best run of each task", head, rows, len(document["best"]) - _TASKS)
+    head = "<th>task</th><th>base model</th><th>runs</th><th>validation</th><th>test</th><th>cost</th>"
+    head += '<th class="long">pipeline</th>'
+    common = ", ".join(f"{name} {pipelines[0][name]}" for name in same)
+    note = f'<p class="soft">The same in all of these pipelines: {html.escape(common)}.</p>' if common else ""
+    return _table("The best run of each task", head, rows, len(document["best"]) - _TASKS) + note
 
 
 def _failures(document: Mapping[str, Any]) -> str:
@@ -191,7 +207,7 @@ def _failures(document: Mapping[str, Any]) -> str:
     ]
     if not rows:
         return "<h2>Failures</h2><p>None.</p>"
-    head = "<th>status</th><th>runs</th><th>reason</th>"
+    head = '<th>status</th><th>runs</th><th class="long">reason, of the first one</th>'
     return _table("Runs that did not come to their end", head, rows, len(document["failures"]) - _FAILURES)
 
 

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _OURS, _OTHER, _INK = "#d1495b", "#9aa5b1", "#76808c"  # legible on white and on black
-_COLOURS = ("#d1495b", "#1f7a8c", "#d9a400", "#6a4c93", "#2a9d5c", "#c46b1f", "#3d6fb6", "#8a8f3c")
+_COLOURS = (
+    *("#d1495b", "#1f7a8c", "#d9a400", "#6a4c93", "#2a9d5c", "#c46b1f"),
+    *("#3d6fb6", "#8a8f3c", "#c2539b", "#5a9bd4", "#8c6d5b", "#76808c"),
+)
 _SIZE = (5.4, 3.3)
 _TASKS = 20  # the most that a plot names
 
@@ -55,7 +58,7 @@ def _curves(axes: Axes, shown: Shown) -> None:
     axes.set_xlabel("fidelity")
     axes.set_ylabel("validation score")
     if len(tasks) <= len(_COLOURS):
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        axes.legend(frameon=False, fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _scores(axes: Axes, shown: Shown) -> None:
