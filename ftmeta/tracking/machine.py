@@ -1,6 +1,6 @@
 """How busy a machine is while work lasts: system metrics of a worker's machine, in MLflow's own names.
 
-    watch = Watch(uri, mlflow_run_id, "node-1")     # a thread; a value of each metric every INTERVAL_S
+    watch = Watch(uri, mlflow_run_id, "sweep-KEY")     # a thread; a value of each metric every INTERVAL_S
     watch.stop()
 
 In: the MLflow run that the worker works for. Out: metrics `system/NAME/...` of that run, which MLflow shows on a page
@@ -11,14 +11,18 @@ The thread never raises, and gives up after a few refusals: it is there for curi
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
+import os
 import platform
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,11 +37,21 @@ log = logging.getLogger("ftmeta.tracking")
 
 
 class Watch:
-    """Reports from now until `stop`, or until this process ends."""
+    """Reports from now until `stop`, or until this process ends. Of several on one machine for one run, one does."""
 
-    def __init__(self, uri: str, mlflow_id: str, name: str | None = None, *, interval_s: float = INTERVAL_S) -> None:
-        self._uri, self._id, self._name = uri, mlflow_id, name or platform.node() or "driver"
-        self._interval_s = interval_s
+    def __init__(
+        self,
+        uri: str,
+        run: str | Callable[[MlflowClient], str | None],
+        work: str,
+        name: str | None = None,
+        *,
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        """`run`: MLflow's id of the run, or what finds it (None: it is not there yet); `work`: what it is of, by which
+        processes know that they would report the same."""
+        self._uri, self._run, self._name = uri, run, name or platform.node() or "driver"
+        self._work, self._interval_s = work, interval_s
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._report, name="ftmeta-system-metrics", daemon=True)
         self._thread.start()
@@ -50,20 +64,64 @@ class Watch:
         from ftmeta.tracking.store import new_client
 
         prefix, refusals = f"{SYSTEM}{self._name}/", 0
-        energy: Energy | None = None
-        with contextlib.suppress(Exception):  # psutil on a system that it does not know
+        found: str | None = None
+        energy = Energy()
+        with contextlib.ExitStack() as held, contextlib.suppress(Exception):  # psutil on a system that it does not know
+            if not _is_first(f"{self._work}-{self._name}", held):
+                return
             sample(Energy())  # shares of the CPU are of the time since the last sample
             while refusals < _REFUSALS and not self._stopped.wait(self._interval_s):
                 try:
                     client = new_client(self._uri)
-                    if energy is None:  # work that goes on has used some already
-                        there = client.get_run(self._id).data.metrics
-                        energy = Energy(there.get(prefix + JOULES, 0.0))
-                    log_sample(client, self._id, prefix, sample(energy))
+                    if found is None:
+                        found = self._run if isinstance(self._run, str) else self._run(client)
+                        if found is None:
+                            continue
+                        # Work that goes on has used some energy already.
+                        energy.joules = client.get_run(found).data.metrics.get(prefix + JOULES, 0.0)
+                    log_sample(client, found, prefix, sample(energy))
                     refusals = 0
                 except Exception as error:
                     refusals += 1
                     log.debug("system metrics: %s", error)
+
+
+def watch_this_machine(
+    experiment: str,
+    kind: str,
+    key: str,
+    uri: str | None = None,
+    *,
+    name: str | None = None,
+    interval_s: float = INTERVAL_S,
+) -> Watch | None:
+    """For a worker, on whatever node: reports to the parent run of that `kind` and `key` once the driver has made it.
+    `uri` None: $MLFLOW_TRACKING_URI; None of both: off."""
+    address = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not address:
+        return None
+
+    def parent(client: MlflowClient) -> str | None:
+        from ftmeta.tracking.store import Store, find_parent
+
+        there = client.get_experiment_by_name(experiment)
+        if there is None:
+            return None
+        found = find_parent(Store(client, there.experiment_id, lambda cost_s, device: None), key, kind)
+        return None if found is None else str(found.info.run_id)
+
+    return Watch(address, parent, f"{kind}-{key}", name, interval_s=interval_s)
+
+
+def _is_first(name: str, held: contextlib.ExitStack) -> bool:
+    """Whether no other process of this machine reports under that name; until `held` is closed."""
+    safe = "".join(c if c.isalnum() else "-" for c in name)
+    file = held.enter_context((Path(tempfile.gettempdir()) / f"ftmeta-watch-{safe}.lock").open("w"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def log_sample(client: MlflowClient, mlflow_id: str, prefix: str, values: Mapping[str, float]) -> None:

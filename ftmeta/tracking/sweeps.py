@@ -256,5 +256,5 @@ class _MlflowSweep:
                 store.take_parent(opened, parent)
             opened.parent_id = parent.info.run_id
             opened.sent.update(store.runs_there(opened))
-            self._watch = Watch(self._owner.uri or "", parent.info.run_id)
+            self._watch = Watch(self._owner.uri or "", parent.info.run_id, f"{of.kind}-{of.key}")
         return opened

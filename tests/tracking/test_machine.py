@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ftmeta.tracking import machine, tracker
-from ftmeta.tracking.machine import Energy, Watch, joules_of, sample
+from ftmeta.tracking import tracker
+from ftmeta.tracking.machine import Energy, Watch, joules_of, sample, watch_this_machine
 from ftmeta.tracking.rows import read_experiments
 from tests.test_tracking import a_result, database
 
@@ -64,7 +64,6 @@ def test_a_worker_reports_to_its_run_and_energy_is_shared_out_by_cost(
 
     a_driver(tmp_path, "0, 87, 40536, 500.0")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(machine, "INTERVAL_S", 3600.0)  # the driver's own, which is not looked at here
     uri = database(tmp_path)
     sweep = tracker(uri, "collect").sweep("smoke", "key")
     results = [a_result(0), a_result(1)]
@@ -77,11 +76,24 @@ def test_a_worker_reports_to_its_run_and_energy_is_shared_out_by_cost(
         time.sleep(0.1)
     (found,) = read_experiments(uri, ["collect"])
     parent_id = found.parents[0].mlflow_id
-    watch = Watch(uri, parent_id, "node-1", interval_s=0.05)
+    assert watch_this_machine("collect", "sweep", "key", "") is None, "off without an address"
+    watch = Watch(uri, parent_id, "sweep-key", "node-1", interval_s=0.05)
+    second = Watch(uri, parent_id, "sweep-key", "node-1", interval_s=0.05)  # of the same machine
     while (joules_of(client.get_run(parent_id).data.metrics) or 0.0) <= 0.0:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    while watch._thread.is_alive() and second._thread.is_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert watch._thread.is_alive() or second._thread.is_alive(), "both have left it to the other"
     watch.stop()
+    second.stop()
+    worker = watch_this_machine("collect", "sweep", "key", uri, name="node-2", interval_s=0.05)
+    assert worker is not None
+    while not any(name.startswith("system/node-2/") for name in client.get_run(parent_id).data.metrics):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    worker.stop()
     assert sweep.close("ok", {}) == 0
     (found,) = read_experiments(uri, ["collect"])
     whole = found.parents[0].energy_j
@@ -92,6 +104,6 @@ def test_a_worker_reports_to_its_run_and_energy_is_shared_out_by_cost(
 
 
 def test_a_watch_of_a_server_that_is_down_ends_by_itself() -> None:
-    watch = Watch("http://127.0.0.1:9", "0" * 32, interval_s=0.01)
+    watch = Watch("http://127.0.0.1:9", "0" * 32, "nothing", interval_s=0.01)
     watch._thread.join(60)
     assert not watch._thread.is_alive()
