@@ -63,11 +63,11 @@ def describe_task(
     is one).
     """
     from ftmeta.metafeatures import metafeatures
-    from ftmeta.models import fast_tokenizer
+    from ftmeta.models import fast_tokenizer, note_on
 
     found = metafeatures(task, fast_tokenizer(base_model))
-    if not selector.uses_zero_shot:
-        return found, []
+    if not selector.uses_zero_shot or not base_model.is_here:
+        return found, note_on(base_model)
     from ftmeta.finetune.zero_shot import zero_shot_features
 
     examples = selector.surrogates.budget.eval_examples  # as many as the source runs were scored on
@@ -88,13 +88,13 @@ def recommend_for_task(
     selector: str | None = None,
 ) -> dict[str, Any]:
     """`recommendation_document` for a dataset by name or path."""
-    from ftmeta.models import resolve
+    from ftmeta.models import resolve_or_published
     from ftmeta.tasks import load_task
 
     chosen = load_selector(selector)
     if hardware is not None:
         load_hardware(hardware)  # a wrong name is said before a large file is read
-    info = resolve(base_model)
+    info = resolve_or_published(base_model)
     task = load_task(data)
     features, notes = describe_task(chosen, task, info)
     return recommendation_document(

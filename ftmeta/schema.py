@@ -206,7 +206,8 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class BaseModelInfo:
-    """A base model that lies on disk, described without loading it."""
+    """A base model that lies on disk, described without loading it; or one of which only the published sizes are known
+    (`path` is empty)."""
 
     name: str
     path: str
@@ -214,6 +215,10 @@ class BaseModelInfo:
     reference_lr: float
     fingerprint: str
     licence: str = "unknown"
+
+    @property
+    def is_here(self) -> bool:
+        return bool(self.path)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,18 @@ A base model is added by one line in catalog.py's table (and, when it has to be 
 """
 
 from ftmeta.models.architectures import Decoder, decoder, known_architectures, published_config
-from ftmeta.models.catalog import fetch, list_base_models, local_folder, models_here, resolve
+from ftmeta.models.catalog import (
+    fetch,
+    list_base_models,
+    local_folder,
+    models_here,
+    models_known,
+    resolve,
+    resolve_or_published,
+)
 from ftmeta.models.describe import describe, reference_lr
 from ftmeta.models.load import LoadedModel, fast_tokenizer, load
+from ftmeta.models.published import note_on
 
 __all__ = [
     "Decoder",
@@ -24,7 +33,10 @@ __all__ = [
     "load",
     "local_folder",
     "models_here",
+    "models_known",
+    "note_on",
     "published_config",
     "reference_lr",
     "resolve",
+    "resolve_or_published",
 ]

@@ -112,10 +112,16 @@ def known_architectures() -> list[str]:
 
 def published_config(name: str) -> dict[str, Any]:
     """The facts of a known architecture's config.json, as transformers' configuration classes take them."""
+    config: dict[str, Any] = published_facts(name)["config"]
+    return config
+
+
+def published_facts(name: str) -> dict[str, Any]:
+    """What is known of a published model: `source`, `parameters`, `licence`, `config`."""
     if name not in known_architectures():
         raise ModelError(f"the architecture '{name}' is not known; known: {', '.join(known_architectures())}")
-    config: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))["config"]
-    return config
+    facts: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return facts
 
 
 def decoder(base_model: str) -> Decoder:

@@ -15,7 +15,9 @@ from typing import Any
 from ftmeta.errors import ModelError
 from ftmeta.files import DATA, cache_dir
 from ftmeta.models import hub, smollm2
+from ftmeta.models.architectures import known_architectures
 from ftmeta.models.describe import describe, outline, reference_lr
+from ftmeta.models.published import published, published_models
 from ftmeta.schema import BaseModelInfo
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -48,6 +50,13 @@ def resolve(name: str) -> BaseModelInfo:
     if _HUB_ID.fullmatch(name):
         return describe(hub.snapshot(name), name)
     raise ModelError(f"unknown base model '{name}'; {_close_matches(name)}")
+
+
+def resolve_or_published(name: str) -> BaseModelInfo:
+    """`resolve`, but of a model that is not on this machine and whose sizes are known, those: nothing is downloaded."""
+    if local_folder(name) is None and name in known_architectures():
+        return published(name)
+    return resolve(name)
 
 
 def config_file(name: str) -> Path:
@@ -119,6 +128,13 @@ def models_here() -> list[BaseModelInfo]:
     """The base models on this machine, the known ones and those in the hub's cache, without their fingerprints."""
     known = [outline(known.folder(), name) for name, known in _KNOWN.items() if known.folder().is_dir()]
     return [*known, *hub.cached_models()]
+
+
+def models_known() -> list[BaseModelInfo]:
+    """`models_here`, and the published ones that are not: all that can be recommended for by name alone."""
+    here = models_here()
+    names = {info.name for info in here}
+    return [*here, *(info for info in published_models() if info.name not in names)]
 
 
 def _row(info: BaseModelInfo) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftmeta.errors import ModelError
+from ftmeta.files import DATA
 from ftmeta.schema import BaseModelInfo
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ def load(info: BaseModelInfo, device: str = "cpu", dtype: str | None = None) -> 
         found = torch.cuda.device_count()
         raise ModelError(f"device '{device}' was asked for, but torch finds {found} CUDA devices; use --device cpu")
     kind = dtype or ("float32" if where.type == "cpu" else "bfloat16")
+    if not info.is_here:
+        raise ModelError(
+            f"base model '{info.name}' is not on this machine; fetch it with: ftmeta models fetch {info.name}"
+        )
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(info.path, trust_remote_code=False)
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(
@@ -59,10 +64,11 @@ def load(info: BaseModelInfo, device: str = "cpu", dtype: str | None = None) -> 
 
 
 def fast_tokenizer(info: BaseModelInfo) -> tokenizers.Tokenizer:
-    """The tokenizer alone, without transformers or torch: for counting tokens."""
+    """The tokenizer alone, without transformers or torch: for counting tokens. phi3-micro's for a model that is not
+    on this machine."""
     from tokenizers import Tokenizer
 
-    path = Path(info.path) / "tokenizer.json"
+    path = (Path(info.path) if info.is_here else DATA / "models" / "phi3-micro") / "tokenizer.json"
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the package has no class of its own for it

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ftmeta.errors import ConfigError, DataError, FtmetaError, ModelError, UserError
 from ftmeta.hardware import CPU, detect, list_hardware, load_hardware
 from ftmeta.metafeatures import FEATURES, ZERO_SHOT_FEATURES, metafeatures
-from ftmeta.models import fast_tokenizer
+from ftmeta.models import fast_tokenizer, note_on
 from ftmeta.recommend import recommendation_document
 from ftmeta.schema import BaseModelInfo, Task
 from ftmeta.selector import Selector
@@ -190,7 +190,7 @@ class Answering:
             task = load_records(question.dataset.records, "dataset")
         except DataError as error:
             raise FieldError("dataset.records", str(error)) from None
-        measured, notes = self._zero_shot.features(task, info)
+        measured, notes = self._zero_shot.features(task, info) if info.is_here else ({}, note_on(info))
         return Understood(info, hardware, task, metafeatures(task, tokenizer) | measured, notes)
 
     def _ask(self, document: dict[str, Any]) -> dict[str, Any]:

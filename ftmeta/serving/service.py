@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ftmeta.models import models_here
+from ftmeta.models import models_known
 from ftmeta.schema import BaseModelInfo
 from ftmeta.selector import Selector
 from ftmeta.serving.answering import Answering, Canary
@@ -38,9 +38,10 @@ class Service:
         base_models: Sequence[BaseModelInfo] | None = None,
         registered: Registered | None = None,
     ) -> None:
-        """`base_models` None: those that lie on this machine. `registered`: the selector's name in a registry."""
+        """`base_models` None: those on this machine, and those whose sizes are published. `registered`: the selector's
+        name in a registry."""
         self._metrics = metrics
-        self._base_models = models_here() if base_models is None else base_models
+        self._base_models = models_known() if base_models is None else base_models
         self._refused = False
         self._registered = registered
         self.answering = Answering(selector, self._base_models)

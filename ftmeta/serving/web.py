@@ -65,9 +65,9 @@ def create_app(
     sends_request_id: bool = True,
     registered: Registered | None = None,
 ) -> FastAPI:
-    """The application. `base_models` None means those on this machine; `registered`: what the selector is called in a
-    registry. `tokens` are SHA-256 hashes (tokens.py); without
-    any, only this machine is served.
+    """The application. `base_models` None means those on this machine and those whose sizes are published;
+    `registered`: what the selector is called in a registry. `tokens` are SHA-256 hashes (tokens.py); without any, only
+    this machine is served.
 
     `app.state.service` is the Service that answers, whose selector can be switched while the application runs.
     """
