@@ -168,10 +168,10 @@ def _mlflow(parts: dict[str, Any], found: dict[str, Any]) -> list[str]:
         f"A run with {FIDELITIES + 1} points takes {1000 * one['server_s']:.0f} ms of the server's CPU (one worker, "
         f"sqlite) and {1000 * one['send_s']:.0f} ms of the driver's second thread, one after the other: {per_s:.0f} "
         f"runs/s at most, on cores of their own. On this busy machine it was {1 / one['wall_s']:.1f}.",
-        "A sweep is not held up: what waits is sent afterwards (for at most five minutes), what waits beyond 10,000 runs "
-        "is dropped there and kept in the ledger, and `ftmeta metadata to-mlflow DIR` sends it later. One thread sends, "
-        "run after run: PostgreSQL and more workers of the server, as in k8s/, help other clients, and a sweep that is "
-        "submitted twice has two such threads.",
+        "A sweep is not held up: what waits is sent afterwards (for at most five minutes), what waits beyond 10,000 "
+        "runs is dropped there and kept in the ledger, and `ftmeta metadata to-mlflow DIR` sends it later. One thread "
+        "sends, run after run: PostgreSQL and more workers of the server, as in k8s/, help other clients, and a sweep "
+        "that is submitted twice has two such threads.",
     ]
 
 
