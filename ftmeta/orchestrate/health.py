@@ -131,13 +131,7 @@ def _gathered(address: str, shared: Path | None, wait_s: float) -> ClusterFacts:
     asked = {
         node_id: probe.facts.remote(alive[node_id]["Resources"].get("GPU", 0.0)) for node_id, probe in probes.items()
     }
-    ray.wait(list(asked.values()), num_returns=len(asked), timeout=wait_s)
-    told, silent = {}, {}
-    for node_id, reference in asked.items():
-        try:
-            told[node_id] = ray.get(reference, timeout=0.1)
-        except Exception as error:  # whatever it is, it is the finding
-            silent[alive[node_id]["NodeManagerAddress"]] = _why(error, wait_s)
+    told, silent = _answers(asked, wait_s)
     probes = {node_id: probes[node_id] for node_id in told}
     clocks = {node_id: _clock(probe) for node_id, probe in probes.items()}
     head_id = next((node_id for node_id in told if _is_head(alive[node_id])), None)
@@ -164,11 +158,11 @@ def _gathered(address: str, shared: Path | None, wait_s: float) -> ClusterFacts:
     return ClusterFacts(
         address=address,
         nodes=nodes,
-        silent=silent,
+        silent={alive[node_id]["NodeManagerAddress"]: why for node_id, why in silent.items()},
         job_server=_job_server(on_head, dashboard),
-        storage=_storage(probes, labels, folder, wait_s),
         mlflow=_mlflow(on_head),
         service=_service(on_head, dashboard, probes, labels),
+        storage=_storage(probes, labels, folder, wait_s),  # last: a probe on a file system that hangs says no more
     )
 
 
@@ -182,6 +176,20 @@ def _probe(node_id: str) -> Any:
     cloudpickle.register_pickle_by_value(probe)
     here = NodeAffinitySchedulingStrategy(node_id, soft=False)
     return ray.remote(probe.Probe).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def _answers(asked: Mapping[str, Any], wait_s: float) -> tuple[dict[str, Any], dict[str, str]]:
+    """What each node answered within `wait_s`, and why others did not."""
+    import ray
+
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=wait_s)
+    told, silent = {}, {}
+    for node_id, reference in asked.items():
+        try:
+            told[node_id] = ray.get(reference, timeout=0.1)
+        except Exception as error:  # whatever it is, it is the finding
+            silent[node_id] = _why(error, wait_s)
+    return told, silent
 
 
 def _is_head(node: Mapping[str, Any]) -> bool:
@@ -217,14 +225,15 @@ def _storage(probes: Mapping[str, Any], labels: Mapping[str, str], folder: str |
     if folder is None:
         return Storage(None, {}, {})
     place = str(Path(folder) / f".doctor-{uuid.uuid4().hex}")
-    wrote = {node_id: ray.get(probe.write.remote(place, node_id), timeout=wait_s) for node_id, probe in probes.items()}
-    there = [node_id for node_id, why in wrote.items() if why is None]
-    looked = {node_id: probe.missing.remote(place, there, SEEN_WITHIN_S) for node_id, probe in probes.items()}
-    missing = {node_id: ray.get(reference, timeout=SEEN_WITHIN_S + wait_s) for node_id, reference in looked.items()}
-    ray.get([probe.forget.remote(place) for probe in probes.values()], timeout=wait_s)
+    wrote, hang = _answers({node_id: probe.write.remote(place, node_id) for node_id, probe in probes.items()}, wait_s)
+    not_written = {**{node_id: why for node_id, why in wrote.items() if why is not None}, **hang}
+    there = [node_id for node_id in probes if node_id not in not_written]
+    looked = {node_id: probes[node_id].missing.remote(place, there, SEEN_WITHIN_S) for node_id in wrote}
+    missing, blind = _answers(looked, SEEN_WITHIN_S + wait_s)
+    ray.wait([probes[node_id].forget.remote(place) for node_id in missing], num_returns=len(missing), timeout=wait_s)
     return Storage(
         folder,
-        {labels[node_id]: why for node_id, why in wrote.items() if why is not None},
+        {labels[node_id]: why for node_id, why in {**not_written, **blind}.items()},
         {labels[node_id]: [labels[other] for other in others] for node_id, others in missing.items() if others},
     )
 
