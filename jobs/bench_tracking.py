@@ -83,9 +83,12 @@ def read(
     out: OutOption = _OUT,
     runs: Annotated[int, typer.Option(min=_SENT)] = 10_000,
     turns: Annotated[int, typer.Option(min=1)] = 3,
+    beside: Annotated[str | None, typer.Option(help="What else the machine does meanwhile.")] = None,
 ) -> None:
     """`ftmeta costs` and `ftmeta report` on many runs."""
     found: dict[str, Any] = {"runs": runs, "load_before": os.getloadavg()[0]}
+    if beside is not None:
+        found["beside"] = beside
     with tempfile.TemporaryDirectory(prefix="ftmeta-tracking-") as name:
         folder = Path(name)
         found["end_of_sweep_s"] = _many_runs(folder, runs)
@@ -268,7 +271,7 @@ def page(document: dict[str, Any]) -> str:
     if (found := document.get("overhead")) is not None:
         rows = "\n".join(f"| {how} | {_seconds(took)} |" for how, took in found["sweep_s"].items())
         parts += [
-            f"## A sweep of {found['runs']} small runs\n",
+            f"## A sweep of {found['runs']} small runs",
             f"`{_MODULE} overhead` on {found['hardware']}; load before it {found['load_before']:.1f}.",
             f"| tracking | wall s of each sweep |\n|---|---|\n{rows}",
             f"Medians: {found['overhead_percent']:+.1f} % with tracking (target: at most "
@@ -281,11 +284,12 @@ def page(document: dict[str, Any]) -> str:
             f"| {text} | {_both(found[key], 'costs')} | {_both(found[key], 'report')} |" for key, text in named.items()
         )
         parts += [
-            f"## {found['runs']:,} runs\n",
+            f"## {found['runs']:,} runs",
             f"`{_MODULE} read` on {found['hardware']}; load before it {found['load_before']:.1f}. Wall seconds of the "
             f"whole commands, in brackets their own CPU-seconds; targets {document['targets']['costs_s']:g} and "
             f"{document['targets']['report_s']:g}.",
             f"| sweep | `ftmeta costs` | `ftmeta report` |\n|---|---|---|\n{rows}",
+            *([f"Beside it: {found['beside']}."] if "beside" in found else []),
             f"At the end of such a sweep its table is made, in {found['end_of_sweep_s']:.0f} s. The page has "
             f"{found['database']['page_bytes'] / 1000:.0f} kB.",
         ]
