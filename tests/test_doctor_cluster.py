@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -15,12 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ftmeta.doctor import Check, check_cluster
 from ftmeta.errors import ConfigError
 from ftmeta.orchestrate.health import ClusterFacts, Endpoint, NodeFacts, Service, Storage, cluster_address
-from ftmeta.orchestrate.probe import Probe, ask, ask_mlflow
+from ftmeta.orchestrate.probe import Probe, _gpus, ask, ask_mlflow
 
 VERSIONS = {
     "python": "3.11.9",
@@ -215,6 +217,20 @@ def test_the_probe_travels_to_nodes_that_have_no_ftmeta(tmp_path: Path) -> None:
     for program in (sender, receiver):
         subprocess.run([sys.executable, "-c", program, str(pickled), str(out)], check=True, timeout=120)
     assert (out / "a").read_text() == "a"
+
+
+def test_gpus_are_counted_by_the_driver_and_by_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA A10G (UUID: GPU-1)'\necho 'GPU 1: NVIDIA A10G (UUID: GPU-2)'\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = _gpus(2, psutil.Process())
+    assert found == {"nvidia_gpus": 2, "torch_gpus": torch.cuda.device_count()}
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert _gpus(0, psutil.Process()) == {"nvidia_gpus": None, "torch_gpus": None}  # torch is not even loaded
 
 
 class _Server(http.server.BaseHTTPRequestHandler):
