@@ -11,7 +11,7 @@ export RAY_AUTH_MODE := token
 export TOKENIZERS_PARALLELISM := false
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-fast test-faults test-long test-images test-fuzz lint format up stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection bench-tune bench-serve bench-sweep report-tasks report-metadata report-live pretrain clean
+.PHONY: help install demo test test-fast test-faults test-long test-images test-fuzz lint format up stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection bench-tune bench-serve bench-sweep bench-scale report-tasks report-metadata report-live pretrain clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ bench-serve: $(STAMP)  ## the service beside an empty deployment, and under load
 
 bench-sweep: $(STAMP)  ## many runs at once on one base against one at a time (fifteen minutes; --device cuda on a GPU)
 	@$(BIN)/python -m jobs.bench_sweep
+
+bench-scale: $(STAMP)  ## what is full first at 100 and 1,000 GPUs (ten minutes, no GPU)
+	@$(BIN)/python -m jobs.bench_scale
 
 bench-tune: $(STAMP)  ## live tuning: what a step costs beside its work, time to the first step, busy slots (six minutes)
 	@$(BIN)/python -m jobs.bench_tune
