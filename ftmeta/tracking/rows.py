@@ -1,7 +1,7 @@
 """All runs of an experiment, ten thousand in a second: what `ftmeta costs` and `ftmeta report` start from.
 
 In: an experiment. Out: its finetuning runs, its parent runs, and how many runs of others it has. Runs of a parent that
-has ended come from its table (table.py); all others are asked for one page after the other.
+has ended, and of a sweep's chunks that are full, come from tables (table.py); all others are asked for page by page.
 """
 
 from __future__ import annotations
@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from ftmeta.errors import FtmetaError, UserError
-from ftmeta.tracking.scheme import COST, COST_USD, ENERGY, EXPERIMENTS, RUN, TABLE, TABLE_TAG
+from ftmeta.tracking.scheme import (
+    CHUNK,
+    CHUNK_STATE,
+    CHUNK_TABLES,
+    CLOSED,
+    COST,
+    COST_USD,
+    ENERGY,
+    EXPERIMENTS,
+    RUN,
+    TABLE,
+    TABLE_TAG,
+)
 from ftmeta.tracking.store import Store, first_line, is_remote, new_client, quoted, search, shown
 from ftmeta.tracking.table import RunInMlflow, from_json, is_run
 
@@ -101,7 +113,7 @@ def _all(store: Store) -> tuple[list[Parent], list[RunInMlflow], int]:
     read: list[str] = []
     for run in search(store, f"tags.kind != '{RUN}'"):
         parents.append(_parent(run))
-        table = _table(store, run) if len(read) < _AS_TABLES else None
+        table = (_table(store, run) or _chunks(store, run)) if len(read) < _AS_TABLES else None
         if table is not None:
             runs += table
             read.append(run.info.run_id)
@@ -118,9 +130,32 @@ def _table(store: Store, parent: Any) -> list[RunInMlflow] | None:
     """None: the parent is under way, or has none that can be read."""
     if parent.info.status in ("RUNNING", "SCHEDULED") or TABLE_TAG not in parent.data.tags:
         return None
+    return _downloaded(store, parent, TABLE)
+
+
+def _chunks(store: Store, parent: Any) -> list[RunInMlflow] | None:
+    """The runs of a sweep under way, or whose driver was killed; None: it has no chunks, as those of older versions."""
+    states = {name: state for name, state in parent.data.tags.items() if name.startswith(CHUNK_STATE)}
+    if not states:
+        return None
+    of_parent = f"tags.kind = '{RUN}' and tags.mlflow.parentRunId = {quoted(parent.info.run_id)}"
+    found = list(map(RunInMlflow.of, search(store, f"{of_parent} and tags.{CHUNK} IS NULL")))
+    for name, state in states.items():
+        chunk = name.removeprefix(CHUNK_STATE)
+        table = _downloaded(store, parent, f"{CHUNK_TABLES}/{chunk}.json") if state == CLOSED else None
+        if table is None:
+            table = list(map(RunInMlflow.of, search(store, f"{of_parent} and tags.{CHUNK} = {quoted(chunk)}")))
+        found += table
+    latest: dict[str, RunInMlflow] = {}  # one that failed and was made again is in two chunks
+    for run in sorted(found, key=lambda run: run.started_ms):
+        latest[run.run_id] = run
+    return list(latest.values())
+
+
+def _downloaded(store: Store, parent: Any, table: str) -> list[RunInMlflow] | None:
     with tempfile.TemporaryDirectory(prefix="ftmeta-runs-") as folder:
         try:
-            file = store.client.download_artifacts(parent.info.run_id, TABLE, folder)
+            file = store.client.download_artifacts(parent.info.run_id, table, folder)
             return from_json(Path(file).read_text(encoding="utf-8"))
         except Exception:  # gone, or on a disk that this machine does not see
             return None

@@ -45,6 +45,10 @@ GENERATION_METRICS = {f"gen_{name}": f"test_{name}" for name in ("exact_match", 
 MADE_BY = "made_by"  # tag of a parent run that no driver of a sweep has made
 TABLE = "runs.json"  # artifact of a parent run that has ended: its runs (table.py)
 TABLE_TAG = "runs_table"  # says that the artifact is there, and with how many runs
+CHUNK = "chunk"  # tag of a sweep's run: which chunk of its parent's runs it belongs to
+CHUNK_STATE = "chunk."  # and the chunk's id: tag of the parent, OPEN or CLOSED
+OPEN, CLOSED = "open", "closed"
+CHUNK_TABLES = "chunks"  # artifacts of the parent: a table for each chunk that is closed
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,11 +25,16 @@ from ftmeta.schema import CurvePoint, RunResult, Status
 from ftmeta.tracking.machine import joules_of
 from ftmeta.tracking.pages import tags_of_experiment
 from ftmeta.tracking.scheme import (
+    CHUNK,
+    CHUNK_STATE,
+    CHUNK_TABLES,
+    CLOSED,
     COST,
     COST_USD,
     CURVE_METRICS,
     ENERGY,
     MADE_BY,
+    OPEN,
     RUN,
     RUN_TAGS,
     SWEEP,
@@ -71,6 +77,7 @@ class Store:
     parent_id: str | None = None
     sent: dict[str, str | None] = field(default_factory=dict)  # run id -> status (None: begun by someone, or in doubt)
     is_remote: bool = True  # False: a database that this process reads itself
+    chunk: str | None = None  # that new runs belong to
 
 
 def new_client(uri: str) -> MlflowClient:
@@ -172,6 +179,24 @@ def keep_table(store: Store, *, each: Callable[[], None] = lambda: None) -> dict
     known_s = [run.cost_s for run in runs if run.cost_s is not None]
     known_usd = [run.cost_usd for run in runs if run.cost_usd is not None]
     return {**({COST: sum(known_s)} if known_s else {}), **({COST_USD: sum(known_usd)} if known_usd else {})}
+
+
+def open_chunk(store: Store) -> None:
+    """New runs of the parent belong to a new chunk, which `close_chunk` makes a table of."""
+    assert store.parent_id is not None
+    chunk = uuid.uuid4().hex[:8]
+    store.client.set_tag(store.parent_id, CHUNK_STATE + chunk, OPEN)
+    store.chunk = chunk
+
+
+def close_chunk(store: Store) -> None:
+    assert store.parent_id is not None
+    assert store.chunk is not None
+    where = f"tags.kind = '{RUN}' and tags.{CHUNK} = {quoted(store.chunk)}"
+    runs = [RunInMlflow.of(run) for run in search(store, where)]
+    store.client.log_text(store.parent_id, to_json(runs), f"{CHUNK_TABLES}/{store.chunk}.json")
+    store.client.set_tag(store.parent_id, CHUNK_STATE + store.chunk, CLOSED)
+    store.chunk = None
 
 
 def log_folder(store: Store, mlflow_id: str, path: Path, name: str) -> None:
@@ -290,6 +315,7 @@ def _tags(result: RunResult, store: Store) -> dict[str, str]:
     return {
         **({} if store.parent_id is None else {"mlflow.parentRunId": store.parent_id}),
         "kind": RUN,
+        **({} if store.chunk is None else {CHUNK: store.chunk}),
         "pipeline": run.pipeline.id,
         **({"libraries": json.dumps(dict(run.libraries), sort_keys=True)} if run.libraries else {}),
         **{name: str(value)[:5000] for name, value in known.items() if value is not None},

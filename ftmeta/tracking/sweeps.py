@@ -57,6 +57,7 @@ class Tracker:
     experiment: str
     usd: Callable[[float, str], float | None] = lambda cost_s, device: None  # (device-seconds, device) -> US dollars
     drain_s: float = 60.0  # how long `close` waits for a server that takes what it is sent
+    chunk: int = 500  # runs of a sweep that get a table together while it is under way
 
     def sweep(
         self,
@@ -137,6 +138,7 @@ class _MlflowSweep:
         self._waiting: deque[_Report] = deque()
         self._changed = threading.Condition()
         self._dropped = 0
+        self._in_chunk = 0  # runs that were sent since it was opened
         self._closing: _Ending | None = None
         self._progress_at = time.monotonic()
         self._warned = False
@@ -208,6 +210,7 @@ class _MlflowSweep:
                     with self._changed:
                         if self._waiting and self._waiting[0] is first:
                             self._waiting.popleft()
+                    self._count(self._store)
                 elif self._closing is not None:
                     self._end(self._store, self._closing)
                     return
@@ -237,6 +240,16 @@ class _MlflowSweep:
                         return  # the last try after the work ended
                 pause_s = min(2 * pause_s, 60.0)
 
+    def _count(self, opened: Store) -> None:
+        """Closes the chunk that is full and opens another. Only sweeps have chunks: their runs are sent when they have
+        ended."""
+        if opened.chunk is not None:
+            self._in_chunk += 1
+            if self._in_chunk >= self._owner.chunk:
+                store.close_chunk(opened)
+                self._in_chunk = 0
+                store.open_chunk(opened)
+
     def _end(self, opened: Store, ending: _Ending) -> None:
         for name, path in ending.artifacts.items():
             if opened.parent_id is not None:
@@ -256,5 +269,7 @@ class _MlflowSweep:
                 store.take_parent(opened, parent)
             opened.parent_id = parent.info.run_id
             opened.sent.update(store.runs_there(opened))
+            if of.kind == SWEEP:
+                store.open_chunk(opened)
             self._watch = Watch(self._owner.uri or "", parent.info.run_id, f"{of.kind}-{of.key}")
         return opened

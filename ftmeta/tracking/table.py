@@ -1,8 +1,8 @@
 """The runs of a parent run as one table: what `ftmeta costs` and `ftmeta report` read of a sweep that has ended.
 
 MLflow hands out a thousand runs a second, whole or not at all. So a parent run that ends gets the artifact `runs.json`
-with a row for each of its runs, and ten thousand runs are read with one request. While the parent is under way, its
-runs themselves are read (rows.py).
+with a row for each of its runs, and ten thousand runs are read with one request. While a sweep is under way, its runs
+belong to chunks, and each chunk that is full gets such a table; only the runs of open chunks are read one by one.
 """
 
 from __future__ import annotations

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from ftmeta.cli import main
 from ftmeta.costs import price_of, usd_of
 from ftmeta.errors import FtmetaError, UserError
-from ftmeta.tracking import spending, tracker
+from ftmeta.schema import RunResult
+from ftmeta.tracking import Tracker, spending, tracker
 from ftmeta.tracking.rows import read_experiments
 from ftmeta.tracking.table import from_json, to_json
 from tests.test_tracking import a_result, database
@@ -82,12 +85,60 @@ def test_a_table_says_what_the_runs_say(history: str) -> None:
     assert from_json(to_json(as_table)) == as_table
 
 
+def test_a_sweep_under_way_is_read_by_chunks_also_when_its_driver_was_killed(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri, made = database(tmp_path), [a_result(seed) for seed in range(7)]
+    broken = RunResult(replace(made[6].run, status="error", error="died"), made[6].curve)
+    for results_of_driver in ([broken, *made[:4]], made[4:]):  # the second makes again what had failed
+        sweep = tracker(uri, "collect", usd=usd_of).sweep("smoke", "key")
+        for result in results_of_driver:
+            sweep.log(result)
+        assert sweep.close("ok", {}) == 0
+    client = MlflowClient(tracking_uri=uri)
+
+    def read() -> tuple[set[str], float]:
+        (found,) = read_experiments(uri, ["collect"])
+        assert len(found.runs) == len(made)
+        return {run.run_id for run in found.runs}, sum(run.cost_s or 0.0 for run in found.runs)
+
+    whole = read()
+    (found,) = read_experiments(uri, ["collect"])
+    client.update_run(found.parents[0].mlflow_id, status="RUNNING")
+    tags = client.get_run(found.parents[0].mlflow_id).data.tags
+    assert sorted(value for name, value in tags.items() if name.startswith("chunk.")) == ["open", "open"]
+    assert read() == whole
+    assert whole[0] == {result.run.run_id for result in made}
+
+
+def test_a_chunk_that_is_full_is_a_table(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri, made = database(tmp_path), [a_result(seed) for seed in range(5)]
+    sweep = Tracker(uri, "collect", usd=usd_of, chunk=2).sweep("smoke", "key")
+    for result in made:
+        sweep.log(result)
+    assert sweep.close("ok", {}) == 0
+    client = MlflowClient(tracking_uri=uri)
+    (found,) = read_experiments(uri, ["collect"])
+    parent_id = found.parents[0].mlflow_id
+    client.update_run(parent_id, status="RUNNING")
+    states = [value for name, value in client.get_run(parent_id).data.tags.items() if name.startswith("chunk.")]
+    assert sorted(states) == ["closed", "closed", "open"]
+    assert len(client.list_artifacts(parent_id, "chunks")) == 2
+    by_chunks = read_experiments(uri, ["collect"])[0].runs
+    assert sorted(by_chunks, key=lambda run: run.run_id) == sorted(found.runs, key=lambda run: run.run_id)
+    for table in tmp_path.glob("artifacts/*/artifacts/chunks/*.json"):
+        table.write_text("torn")
+    assert len(read_experiments(uri, ["collect"])[0].runs) == 5
+
+
 @pytest.mark.parametrize("text", ["", "{", "{}", '{"format": 0, "columns": [], "data": []}', "[]"])
 def test_a_table_that_is_torn_or_of_another_version_is_none(text: str) -> None:
     assert from_json(text) is None
 
 
-def test_runs_of_a_parent_that_was_deleted_are_counted(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_runs_of_a_parent_that_was_deleted_are_counted(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     uri = database(tmp_path)
@@ -103,7 +154,7 @@ def test_runs_of_a_parent_that_was_deleted_are_counted(tmp_path) -> None:  # typ
     assert document["total"]["unpriced"] == 2
 
 
-def test_a_sweep_that_goes_on_has_the_costs_of_both_times(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_sweep_that_goes_on_has_the_costs_of_both_times(tmp_path: Path) -> None:
     uri = database(tmp_path)
     for seed in (0, 1):
         sweep = tracker(uri, "collect", usd=usd_of).sweep("smoke", "key")
@@ -135,7 +186,7 @@ def test_the_command(history: str, capsys: pytest.CaptureFixture[str], monkeypat
     assert "choose one of task, pipeline" in capsys.readouterr().err
 
 
-def test_what_is_not_there_is_said(history: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_not_there_is_said(history: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no experiment 'colect'; it has"):
         spending.costs(history, experiments=["colect"])
     with pytest.raises(UserError, match="is not there"):
@@ -144,7 +195,7 @@ def test_what_is_not_there_is_said(history: str, tmp_path) -> None:  # type: ign
         spending.costs("http://127.0.0.1:9")
 
 
-def test_a_price_is_told_with_its_table(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_price_is_told_with_its_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert price_of("cpu") == "0.09 USD an hour (cpu-core, as of 2025-07-01)"
     assert price_of("NVIDIA of tomorrow") is None
     own = tmp_path / "prices.yaml"
