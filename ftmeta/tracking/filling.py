@@ -18,7 +18,7 @@ from typing import Any
 
 from ftmeta.errors import FtmetaError
 from ftmeta.schema import RunResult
-from ftmeta.tracking import store
+from ftmeta.tracking import parents, store
 from ftmeta.tracking.scheme import MADE_BY, Dataset
 from ftmeta.tracking.store import Store, first_line, quoted, shown
 from ftmeta.tracking.sweeps import Tracker
@@ -66,11 +66,11 @@ def fill(
             key = parent.key or f"meta-dataset {parent.name}"
             of_runs = {(one.run.task, one.run.task_fingerprint) for one in results if one.run.task_fingerprint}
             datasets = [Dataset(*one) for one in sorted(of_runs)]
-            found = store.begin_parent(opened, parent.name, key, {}, None, datasets=datasets, **{MADE_BY: _MADE_HERE})
+            found = parents.begin_parent(opened, parent.name, key, {}, None, datasets=datasets, **{MADE_BY: _MADE_HERE})
         if (
             found is not None and _is_made_here(found) and found.info.status == "RUNNING"
         ):  # now, or by one that was killed before this
-            store.describe_parent(opened, found, parent.params, parent.definition)
+            parents.describe_parent(opened, found, parent.params, parent.definition)
     except Exception as error:
         raise FtmetaError(
             f"MLflow at {shown(uri)} does not answer as it should ({first_line(error)}); nothing was sent"
@@ -89,9 +89,9 @@ def fill(
         sent, failed = sent + outcome, failed + (not outcome)
     if found is not None:
         if _is_made_here(found) and (sent or found.info.status == "RUNNING"):
-            store.end_parent(opened, "ok", _totals(results))
+            parents.end_parent(opened, "ok", _totals(results))
         elif sent:  # a sweep's own, which its driver has ended, or will
-            store.keep_table(opened)
+            parents.keep_table(opened)
     return Filled(sent, len(there), failed)
 
 
@@ -115,12 +115,12 @@ def _send(opened: Store, result: RunResult, pauses_s: Sequence[float]) -> bool |
 def _find_parent(opened: Store, parent: Parent, results: Sequence[RunResult]) -> Any | None:
     """The parent run that there is: by the sweep's fingerprint, as the parent of runs that are there, or by name."""
     if parent.key is not None:
-        return store.find_parent(opened, parent.key)
+        return parents.find_parent(opened, parent.key)
     ours = {result.run.run_id for result in results}
     if ours & opened.sent.keys():
         runs = (run for run in store.search(opened, "tags.kind = 'run'") if run.data.tags.get("run_id") in ours)
-        parents = Counter(run.data.tags.get("mlflow.parentRunId") for run in runs)
-        for parent_id, _ in parents.most_common():
+        counted = Counter(run.data.tags.get("mlflow.parentRunId") for run in runs)
+        for parent_id, _ in counted.most_common():
             if parent_id is not None:
                 return opened.client.get_run(parent_id)
     where = f"tags.kind = 'sweep' and attributes.run_name = {quoted(parent.name)}"

@@ -102,7 +102,8 @@ def watch_this_machine(
         return None
 
     def parent(client: MlflowClient) -> str | None:
-        from ftmeta.tracking.store import Store, find_parent
+        from ftmeta.tracking.parents import find_parent
+        from ftmeta.tracking.store import Store
 
         there = client.get_experiment_by_name(experiment)
         if there is None:

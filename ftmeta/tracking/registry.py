@@ -24,7 +24,7 @@ from ftmeta.errors import FtmetaError, UserError
 from ftmeta.files import atomic_path, cache_dir, fingerprint
 from ftmeta.selector import load_selector
 from ftmeta.surrogates import Surrogates
-from ftmeta.tracking import store
+from ftmeta.tracking import parents, store
 from ftmeta.tracking.packing import FOLDER, card, content_of, save_model, tags_of
 from ftmeta.tracking.scheme import METATRAINING, Dataset
 from ftmeta.tracking.store import first_line, shown
@@ -144,7 +144,7 @@ def fetch(uri: str, reference: str) -> Fetched:
 
 def _new_version(client: MlflowClient, uri: str, name: str, folder: Path, surrogates: Surrogates, content: str) -> Any:
     opened = store.open_store(uri, _EXPERIMENT, lambda cost_s, device: None)
-    run = store.find_parent(opened, surrogates.version, METATRAINING) or store.begin_parent(
+    run = parents.find_parent(opened, surrogates.version, METATRAINING) or parents.begin_parent(
         opened,
         f"{surrogates.meta_dataset['name']} {surrogates.version}",
         surrogates.version,

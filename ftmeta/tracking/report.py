@@ -17,7 +17,7 @@ from typing import Any
 from ftmeta.errors import FtmetaError, UserError
 from ftmeta.files import require_writable, write_text
 from ftmeta.tracking.report_plots import Shown, figures
-from ftmeta.tracking.rows import Experiment, best_curves, open_for_reading, params_of, read_experiments
+from ftmeta.tracking.rows import Experiment, best_curves, open_for_reading, pipeline_of, read_experiments
 from ftmeta.tracking.spending import BESIDE, JOULES_PER_KWH, all_spent, predicted
 from ftmeta.tracking.store import first_line, shown
 from ftmeta.tracking.table import RunInMlflow
@@ -62,7 +62,7 @@ def report(uri: str, experiment: str, out: Path) -> dict[str, Any]:
     client = open_for_reading(uri)
     try:
         curves = best_curves(client, drawn)
-        pipelines = {run.mlflow_id: params_of(client, run) for run in [runs[0] for runs in best.values()][:_TASKS]}
+        pipelines = {run.mlflow_id: pipeline_of(client, run) for run in [runs[0] for runs in best.values()][:_TASKS]}
     except Exception as error:
         raise FtmetaError(f"MLflow at {shown(uri)} does not answer as it should: {first_line(error)}") from None
     document = _document(found, best, pipelines)

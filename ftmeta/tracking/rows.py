@@ -202,6 +202,6 @@ def best_curves(client: Any, runs: list[RunInMlflow]) -> dict[str, list[tuple[in
     return found
 
 
-def params_of(client: Any, run: RunInMlflow) -> dict[str, str]:
+def pipeline_of(client: Any, run: RunInMlflow) -> dict[str, str]:
     """The pipeline of a run as MLflow has it."""
     return {name: value for name, value in client.get_run(run.mlflow_id).data.params.items() if name != "seed"}

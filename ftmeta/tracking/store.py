@@ -11,9 +11,7 @@ import fcntl
 import json
 import os
 import re
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,29 +20,16 @@ from urllib.parse import urlsplit
 
 from ftmeta.costs import price_of
 from ftmeta.schema import CurvePoint, RunResult, Status
-from ftmeta.tracking.machine import joules_of
 from ftmeta.tracking.pages import tags_of_experiment
 from ftmeta.tracking.scheme import (
     CHUNK,
-    CHUNK_STATE,
-    CHUNK_TABLES,
-    CLOSED,
-    COST,
     COST_USD,
     CURVE_METRICS,
-    ENERGY,
-    MADE_BY,
-    OPEN,
     RUN,
     RUN_TAGS,
-    SWEEP,
-    TABLE,
-    TABLE_TAG,
     Dataset,
     Prediction,
 )
-from ftmeta.tracking.table import RunInMlflow, to_json
-from ftmeta.version import code_version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -105,108 +90,6 @@ def open_store(uri: str, experiment: str, usd: Callable[[float, str], float | No
     return Store(client, found.experiment_id, usd, is_remote=is_remote(uri))
 
 
-# --- the parent run of a sweep ----------------------------------------------------------------------------------------
-
-
-def find_parent(store: Store, key: str, kind: str = SWEEP) -> Any | None:
-    """The parent run of the sweep (or the tuning: `kind`) whose fingerprint is `key`."""
-    return next(search(store, f"tags.kind = {quoted(kind)} and tags.{kind} = {quoted(key)}"), None)
-
-
-def begin_parent(
-    store: Store,
-    name: str,
-    key: str,
-    params: Mapping[str, Any],
-    definition: str | None,
-    kind: str = SWEEP,
-    datasets: Sequence[Dataset] = (),
-    **tags: str,
-) -> Any:
-    tags = {"kind": kind, kind: key, "code_version": code_version(), **tags}
-    parent = store.client.create_run(store.experiment_id, tags=tags, run_name=name)
-    describe_parent(store, parent, params, definition, kind)
-    if datasets:
-        store.client.log_inputs(parent.info.run_id, [_input(dataset) for dataset in datasets])
-    return parent
-
-
-def take_parent(store: Store, parent: Any) -> None:
-    """The sweep goes on under a parent run that is there; if none of its drivers has made it, it is theirs from now."""
-    store.client.update_run(parent.info.run_id, status="RUNNING")
-    if MADE_BY in parent.data.tags:
-        store.client.delete_tag(parent.info.run_id, MADE_BY)
-
-
-def describe_parent(
-    store: Store, parent: Any, params: Mapping[str, Any], definition: str | None, kind: str = SWEEP
-) -> None:
-    """Again is fine, with the same parameters: MLflow takes no other value for one that is there."""
-    store.client.log_batch(parent.info.run_id, params=_params(params))
-    if definition is not None:
-        store.client.log_text(parent.info.run_id, definition, f"{kind}.yaml")
-
-
-def end_parent(
-    store: Store, status: Status, metrics: Mapping[str, float], *, each: Callable[[], None] = lambda: None
-) -> None:
-    """Ends it with its totals. What it cost is at least what its runs cost together, whichever driver made them; a
-    tuning has paid for more than runs. `each` is called for every run."""
-    from mlflow.entities import Metric
-
-    if store.parent_id is None:
-        return
-    spent = keep_table(store, each=each)
-    joules = joules_of(store.client.get_run(store.parent_id).data.metrics)
-    if joules is not None:
-        spent[ENERGY] = joules
-    totals = {**metrics, **{name: max(value, metrics.get(name, 0.0)) for name, value in spent.items()}}
-    now_ms = int(time.time() * 1000)
-    store.client.log_batch(store.parent_id, [Metric(name, float(value), now_ms, 0) for name, value in totals.items()])
-    store.client.set_terminated(store.parent_id, status=STATUS_IN_MLFLOW[status])
-
-
-def keep_table(store: Store, *, each: Callable[[], None] = lambda: None) -> dict[str, float]:
-    """Keeps the table of the parent's runs as its artifact (table.py), and returns what they cost together."""
-    assert store.parent_id is not None
-    runs = []
-    for run in search(store, f"tags.kind = '{RUN}' and tags.mlflow.parentRunId = {quoted(store.parent_id)}"):
-        runs.append(RunInMlflow.of(run))
-        each()
-    if runs:
-        store.client.log_text(store.parent_id, to_json(runs), TABLE)
-        store.client.set_tag(store.parent_id, TABLE_TAG, str(len(runs)))
-    known_s = [run.cost_s for run in runs if run.cost_s is not None]
-    known_usd = [run.cost_usd for run in runs if run.cost_usd is not None]
-    return {**({COST: sum(known_s)} if known_s else {}), **({COST_USD: sum(known_usd)} if known_usd else {})}
-
-
-def open_chunk(store: Store) -> None:
-    """New runs of the parent belong to a new chunk, which `close_chunk` makes a table of."""
-    assert store.parent_id is not None
-    chunk = uuid.uuid4().hex[:8]
-    store.client.set_tag(store.parent_id, CHUNK_STATE + chunk, OPEN)
-    store.chunk = chunk
-
-
-def close_chunk(store: Store) -> None:
-    assert store.parent_id is not None
-    assert store.chunk is not None
-    where = f"tags.kind = '{RUN}' and tags.{CHUNK} = {quoted(store.chunk)}"
-    runs = [RunInMlflow.of(run) for run in search(store, where)]
-    store.client.log_text(store.parent_id, to_json(runs), f"{CHUNK_TABLES}/{store.chunk}.json")
-    store.client.set_tag(store.parent_id, CHUNK_STATE + store.chunk, CLOSED)
-    store.chunk = None
-
-
-def log_folder(store: Store, mlflow_id: str, path: Path, name: str) -> None:
-    """A folder, or a file, as artifacts under `name`. Again replaces them."""
-    if path.is_dir():
-        store.client.log_artifacts(mlflow_id, str(path), name)
-    else:
-        store.client.log_artifact(mlflow_id, str(path))
-
-
 # --- the runs ---------------------------------------------------------------------------------------------------------
 
 
@@ -261,14 +144,14 @@ def send(
             run_name=f"{run.task} {run.pipeline.id}" + ("" if run.seed is None else f" seed {run.seed}"),
         )
     mlflow_id, started_ms = begun.info.run_id, begun.info.start_time
-    params = _params({**run.pipeline.values, "base_model": run.base_model, "seed": run.seed})
+    params = params_of({**run.pipeline.values, "base_model": run.base_model, "seed": run.seed})
     metrics = _metrics(result, started_ms, store.usd, predicted)
     changed = [RunTag(name, value) for name, value in tags.items()] if was_under_way else []
     store.client.log_batch(mlflow_id, metrics=metrics[:_BATCH], params=params, tags=changed)
     for first in range(_BATCH, len(metrics), _BATCH):
         store.client.log_batch(mlflow_id, metrics=metrics[first : first + _BATCH])
     if not was_under_way and run.task_fingerprint is not None:  # imported runs may have none
-        store.client.log_inputs(mlflow_id, [_input(Dataset(run.task, run.task_fingerprint))])
+        store.client.log_inputs(mlflow_id, [input_of(Dataset(run.task, run.task_fingerprint))])
     if not has_ended:
         store.sent[run.run_id] = None
         return
@@ -322,7 +205,7 @@ def _tags(result: RunResult, store: Store) -> dict[str, str]:
     }
 
 
-def _input(dataset: Dataset) -> Any:
+def input_of(dataset: Dataset) -> Any:
     from mlflow.entities import Dataset as MlflowDataset
     from mlflow.entities import DatasetInput, InputTag
 
@@ -331,7 +214,7 @@ def _input(dataset: Dataset) -> Any:
     return DatasetInput(described, [InputTag("mlflow.data.context", dataset.context)])
 
 
-def _params(values: Mapping[str, Any]) -> list[Any]:
+def params_of(values: Mapping[str, Any]) -> list[Any]:
     """Unknown ones (of imported runs) are left out."""
     from mlflow.entities import Param
 
@@ -346,6 +229,14 @@ def _written(value: Any) -> str:
 def _milliseconds(started_at: str) -> int:
     when = datetime.fromisoformat(started_at)
     return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def log_folder(store: Store, mlflow_id: str, path: Path, name: str) -> None:
+    """A folder, or a file, as artifacts under `name`. Again replaces them."""
+    if path.is_dir():
+        store.client.log_artifacts(mlflow_id, str(path), name)
+    else:
+        store.client.log_artifact(mlflow_id, str(path))
 
 
 # --- MLflow's ways ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ftmeta.schema import RunResult, Status
-from ftmeta.tracking import store
+from ftmeta.tracking import parents, store
 from ftmeta.tracking.machine import Watch
 from ftmeta.tracking.scheme import SWEEP, Dataset, Prediction
 from ftmeta.tracking.store import Store, first_line, shown
@@ -246,30 +246,30 @@ class _MlflowSweep:
         if opened.chunk is not None:
             self._in_chunk += 1
             if self._in_chunk >= self._owner.chunk:
-                store.close_chunk(opened)
+                parents.close_chunk(opened)
                 self._in_chunk = 0
-                store.open_chunk(opened)
+                parents.open_chunk(opened)
 
     def _end(self, opened: Store, ending: _Ending) -> None:
         for name, path in ending.artifacts.items():
             if opened.parent_id is not None:
                 store.log_folder(opened, opened.parent_id, path, name)
                 self._progress()
-        store.end_parent(opened, ending.status, ending.metrics, each=self._progress)
+        parents.end_parent(opened, ending.status, ending.metrics, each=self._progress)
 
     def _connect(self) -> Store:
         opened = store.open_store(self._owner.uri or "", self._owner.experiment, self._owner.usd)
         of = self._parent
         if of is not None:
-            parent = store.find_parent(opened, of.key, of.kind)
+            parent = parents.find_parent(opened, of.key, of.kind)
             if parent is None:
                 made = (of.name, of.key, of.params, of.definition, of.kind, of.datasets)
-                parent = store.begin_parent(opened, *made)
+                parent = parents.begin_parent(opened, *made)
             else:
-                store.take_parent(opened, parent)
+                parents.take_parent(opened, parent)
             opened.parent_id = parent.info.run_id
             opened.sent.update(store.runs_there(opened))
             if of.kind == SWEEP:
-                store.open_chunk(opened)
+                parents.open_chunk(opened)
             self._watch = Watch(self._owner.uri or "", parent.info.run_id, f"{of.kind}-{of.key}")
         return opened
