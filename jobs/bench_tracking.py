@@ -4,7 +4,7 @@
   cores), in turns, on a fresh database each time (`make bench-tracking`; about twenty minutes). The machine must be
   quiet, or the difference says nothing; the spread between turns is told.
 - read: `ftmeta costs` and `ftmeta report` as commands on a sweep of 10,000 runs, of a parent that has ended (its table
-  is read) and of one under way (every run is read), in a database and behind a server. The runs are copies, by bulk
+  is read) and of one under way (tables of its chunks, and the runs of the last one), in a database and behind a server. The runs are copies, by bulk
   insert into MLflow's tables, of twenty that were sent through MLflow itself.
 
 Out: docs/reports/tracking.json and tracking.md; each part keeps what the other has found.
@@ -41,9 +41,10 @@ from ftmeta.finetune.provenance import device_name
 from ftmeta.orchestrate.shell import exit_codes
 from ftmeta.orchestrate.sweep import Sweep, make_plan
 from ftmeta.orchestrate.workers import SimulatedWorker
-from ftmeta.tracking import tracker
+from ftmeta.tracking import Tracker, parents, store, tracker
 
 TARGETS = {"overhead_percent": 2.0, "costs_s": 5.0, "report_s": 20.0}
+_CHUNK = Tracker.chunk
 _SENT = 20  # runs that go through MLflow before they are copied
 _CLI = "import sys; from ftmeta.cli import main; sys.argv[0] = 'ftmeta'; main()"
 OutOption = Annotated[Path, typer.Option(help="The results, as JSON; the page lies beside it.")]
@@ -150,6 +151,7 @@ def _many_runs(folder: Path, runs: int) -> float:
     if tracked.close("ok", {}):
         raise RuntimeError("MLflow has not taken the runs")
     _copy(folder / "mlflow.db", runs - _SENT)
+    _close_chunks(uri, runs - _SENT)
     began = time.perf_counter()
     tracker(uri, "collect", usd=usd_of, drain_s=600).sweep("many", "key").close("ok", {})
     return time.perf_counter() - began
@@ -176,7 +178,9 @@ def _copy(file: Path, copies: int) -> None:
             for row in held[table].get(source["run_uuid"], []):
                 changed = {"run_uuid": run_id}
                 if table == "tags" and row["key"] in _OF_THE_COPY:
-                    changed["value"] = _OF_THE_COPY[row["key"]].format(run_id=run_id, number=number % 20)
+                    changed["value"] = _OF_THE_COPY[row["key"]].format(
+                        run_id=run_id, task=number % 20, chunk=number // _CHUNK
+                    )
                 new[table].append({**row, **changed})
     for table, rows in new.items():
         if rows:
@@ -187,7 +191,19 @@ def _copy(file: Path, copies: int) -> None:
     database.close()
 
 
-_OF_THE_COPY = {"run_id": "{run_id:.16}", "task": "task-{number}"}
+_OF_THE_COPY = {"run_id": "{run_id:.16}", "task": "task-{task}", "chunk": "chunk-{chunk}"}
+
+
+def _close_chunks(uri: str, copies: int) -> None:
+    """As a sweep does on its way: all but the last one."""
+    opened = store.open_store(uri, "collect", usd_of)
+    opened.parent_id = parents.find_parent(opened, "key").info.run_id  # type: ignore[union-attr]
+    last = (copies - 1) // _CHUNK
+    for number in range(last + 1):
+        opened.client.set_tag(opened.parent_id, f"chunk.chunk-{number}", "open")
+        if number < last:
+            opened.chunk = f"chunk-{number}"
+            parents.close_chunk(opened)
 
 
 def _reading_s(address: str, folder: Path, turns: int) -> dict[str, Any]:
