@@ -4,8 +4,8 @@
   cores), in turns, on a fresh database each time (`make bench-tracking`; about twenty minutes). The machine must be
   quiet, or the difference says nothing; the spread between turns is told.
 - read: `ftmeta costs` and `ftmeta report` as commands on a sweep of 10,000 runs, of a parent that has ended (its table
-  is read) and of one under way (tables of its chunks, and the runs of the last one), in a database and behind a server. The runs are copies, by bulk
-  insert into MLflow's tables, of twenty that were sent through MLflow itself.
+  is read) and of one under way (tables of its chunks, and the runs of the last one), in a database and behind a server.
+  The runs are copies, by bulk insert into MLflow's tables, of twenty that were sent through MLflow itself.
 
 Out: docs/reports/tracking.json and tracking.md; each part keeps what the other has found.
 """
