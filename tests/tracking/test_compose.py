@@ -113,6 +113,8 @@ def test_the_image_is_built_from_what_is_pinned() -> None:
     text = (MLFLOW / "Dockerfile").read_text(encoding="utf-8")
     (copied,) = re.findall(r"^COPY (.+) \./$", text, re.MULTILINE)
     assert all((root / name).is_file() for name in copied.split())
+    ignored = (MLFLOW / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert ignored[1:] == ["*", *(f"!{name}" for name in copied.split())], "what is copied is sent, and nothing else"
     (boto3,) = re.findall(r"boto3==[\d.]+", text)
     assert boto3 in (root / "cluster" / "Dockerfile").read_text(encoding="utf-8"), "the same as the launcher's"
     assert "USER 1000:1000" in text
