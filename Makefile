@@ -11,7 +11,7 @@ export RAY_AUTH_MODE := token
 export TOKENIZERS_PARALLELISM := false
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-fast test-faults test-long test-images test-fuzz lint format up stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection bench-tune bench-serve bench-sweep bench-scale report-tasks report-metadata report-live pretrain clean
+.PHONY: help install demo test test-fast test-faults test-long test-images test-fuzz lint format up mlflow stop status doctor bench bench-gpu bench-plan bench-finetune bench-collection bench-tune bench-serve bench-sweep bench-scale bench-tracking report-tasks report-metadata report-live pretrain clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,11 @@ up: $(STAMP)  ## a Ray cluster, MLflow and the selector service on this machine
 	@$(BIN)/python -m ftmeta.orchestrate.local up
 	@printf 'Service                 ' && env -u RAY_ADDRESS -u RAY_AUTH_TOKEN $(BIN)/python -m jobs.serve
 
+mlflow: $(STAMP)  ## an MLflow server alone on this machine, until Ctrl-C
+	@mkdir -p .ftmeta/mlflow
+	@$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+	  --backend-store-uri sqlite:///$(CURDIR)/.ftmeta/mlflow/mlflow.db --artifacts-destination $(CURDIR)/.ftmeta/mlflow/artifacts
+
 stop:  ## ends what `make up` or `make demo` started, and nothing else
 	@test -e $(STAMP) || { echo "Nothing to stop: nothing is installed here."; exit 0; }; $(BIN)/python -m ftmeta.orchestrate.local stop
 
@@ -89,6 +94,10 @@ bench-sweep: $(STAMP)  ## many runs at once on one base against one at a time (f
 
 bench-scale: $(STAMP)  ## what is full first at 100 and 1,000 GPUs (ten minutes, no GPU)
 	@$(BIN)/python -m jobs.bench_scale
+
+bench-tracking: $(STAMP)  ## MLflow's share of a sweep, in turns (quiet machine, twenty minutes); reading 10,000 runs
+	@$(BIN)/python -m jobs.bench_tracking overhead
+	@$(BIN)/python -m jobs.bench_tracking read
 
 bench-tune: $(STAMP)  ## live tuning: what a step costs beside its work, time to the first step, busy slots (six minutes)
 	@$(BIN)/python -m jobs.bench_tune

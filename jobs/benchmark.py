@@ -20,6 +20,7 @@ from ftmeta.metadataset import bundled_metadatasets
 from ftmeta.orchestrate.config import load_config
 from ftmeta.orchestrate.replays import run_benchmark
 from ftmeta.orchestrate.shell import exit_codes, results_folder, state_dir
+from ftmeta.tracking.works import log_benchmark
 
 
 class BenchmarkConfig(BaseModel):
@@ -41,7 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
     bundled = bundled_metadatasets()
     metadata = chosen.metadata or [name if name in bundled else str(state_dir() / name) for name in config.metadata]
     settings = Settings(methods_of(config.methods), config.seeds, config.budget_fraction)
-    document = run_benchmark(metadata, settings, results_folder(chosen.out, str(config.out)))
+    out = results_folder(chosen.out, str(config.out))
+    document = run_benchmark(metadata, settings, out)
+    log_benchmark(document, out)
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 

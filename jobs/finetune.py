@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ftmeta.costs import usd_of
 from ftmeta.errors import ConfigError, FtmetaError
 from ftmeta.files import require_new
 from ftmeta.orchestrate.config import load_config
@@ -32,7 +31,7 @@ from ftmeta.orchestrate.connection import connected
 from ftmeta.orchestrate.shell import exit_codes, results_folder
 from ftmeta.orchestrate.sweep import BudgetChanges
 from ftmeta.schema import BaseModelInfo, RunSpec, Task
-from ftmeta.tracking import tracker
+from ftmeta.tracking.works import log_finetuning
 
 if TYPE_CHECKING:
     from ftmeta.finetune.engine import Execution
@@ -110,13 +109,11 @@ def run(config: Finetune, out: Path | None, tracking_uri: str | None) -> dict[st
     spec = RunSpec(task.name, task.fingerprint, info.name, info.fingerprint, pipeline, config.seed, budget)
     folder = results_folder(out, f"finetune/{task.name}-{spec.run_id}")
     require_new(folder, replace=out is None)  # before Ray is started for nothing; the default folder is of this run
-    tracked = tracker(tracking_uri, "finetune", usd=usd_of).single()
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     with connected():
         on_workers = _on_one_node if config.workers is None else _on_workers
         document = on_workers(config, spec, task, info, folder, replace=out is None)
-    tracked.log(result_of(document, spec, started_at))
-    tracked.close("ok", {})
+    log_finetuning(result_of(document, spec, started_at), folder if document["adapter"] else None, uri=tracking_uri)
     return document
 
 

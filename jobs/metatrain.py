@@ -18,6 +18,7 @@ from ftmeta.metadataset import bundled_metadatasets
 from ftmeta.orchestrate.config import load_config
 from ftmeta.orchestrate.shell import exit_codes, results_folder, state_dir
 from ftmeta.surrogates import metatrain_to_folder
+from ftmeta.tracking.works import log_metatraining
 
 
 class MetatrainConfig(BaseModel):
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         metadata = state_dir() / metadata
     out = results_folder(chosen.out, str(config.out))
     document = metatrain_to_folder(metadata, out, exclude_tasks=tuple(config.exclude_tasks), seed=config.seed)
+    log_metatraining(document)
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 

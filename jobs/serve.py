@@ -19,13 +19,14 @@ from ftmeta.orchestrate import local
 from ftmeta.orchestrate.config import load_config
 from ftmeta.orchestrate.shell import exit_codes, in_ray_job, state_dir
 from ftmeta.serving.local import deploy
+from ftmeta.tracking.registry import is_reference
 
 
 class Serve(BaseModel):
     """The content of the YAML file; the command line's options win over it."""
 
     model_config = ConfigDict(extra="forbid")
-    selector: Path | None = None
+    selector: str | None = None
     host: str = "127.0.0.1"
     port: int | None = Field(default=None, ge=1, le=65535)
     tokens_file: Path | None = None
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code 0 once the service answers."""
     parser = argparse.ArgumentParser(prog="python -m jobs.serve", description=__doc__)
     parser.add_argument("--config", type=Path, help="YAML, as jobs/configs/serve.yaml")
-    parser.add_argument("--selector", type=Path, help="a folder made by `ftmeta metatrain`; default: the bundled one")
+    parser.add_argument("--selector", help="a folder of `ftmeta metatrain`, or models:/NAME@ALIAS; default: bundled")
     parser.add_argument("--host", help="default: 127.0.0.1; beyond loopback only with --tokens-file")
     parser.add_argument("--port", type=int, help="default: the one that the local cluster keeps free, or 8000")
     parser.add_argument("--tokens-file", type=Path, help="hashes of the tokens that clients must send")
@@ -43,14 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     file = Serve() if chosen.config is None else load_config(chosen.config, Serve)
     given = {name: value for name, value in vars(chosen).items() if name != "config" and value is not None}
     config = file.model_copy(update=given)
-    if in_ray_job() and config.selector is not None and not config.selector.is_absolute():
+    is_folder = config.selector is not None and not is_reference(config.selector)
+    if in_ray_job() and is_folder and not Path(str(config.selector)).is_absolute():
         raise ConfigError(
             f"selector {config.selector} is relative; a job's working directory is removed: give an absolute path"
         )
     address = _address()  # it also sets the environment of the local cluster
     port = config.port or int(os.environ.get("FTMETA_SERVE_PORT", "8000"))
-    selector = None if config.selector is None else str(config.selector)
-    url = deploy(address, config.host, port, selector, tokens_file=config.tokens_file)
+    url = deploy(address, config.host, port, config.selector, tokens_file=config.tokens_file)
     sys.stdout.write(f"{url}\n")
     return 0
 

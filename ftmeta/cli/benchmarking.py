@@ -51,9 +51,11 @@ def benchmark(
     surrogates. Given again, it goes on from where it was stopped."""
     from ftmeta.benchmark.units import Settings, methods_of
     from ftmeta.orchestrate.replays import run_benchmark
+    from ftmeta.tracking.works import log_benchmark
 
     settings = Settings(methods_of(methods.split(",")), seeds, budget_fraction, charge_overhead=not free_optimizers)
     document = run_benchmark(metadata, settings, out, address=address, slots=slots)
+    log_benchmark(document, out)
 
     def show(console: Console) -> None:
         listed = table("method", ">average rank", ">regret at 10 %", ">at 100 %", ">test score")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,13 +67,14 @@ def finetune(
 
     With --workers the run is shared by several processes, on as many nodes as it takes, and goes on after failures."""
     from ftmeta.finetune.engine import Execution
-    from ftmeta.finetune.single import finetune_to_folder
+    from ftmeta.finetune.single import finetune_to_folder, result_of
     from ftmeta.models import resolve
     from ftmeta.orchestrate.room import Workers
     from ftmeta.recommend import choose_pipeline
     from ftmeta.schema import RunSpec
     from ftmeta.space import load_space
     from ftmeta.tasks import load_task
+    from ftmeta.tracking.works import expectation, log_finetuning
 
     space = load_space()
     if fidelity is not None and fidelity > space.max_fidelity:
@@ -95,11 +97,12 @@ def finetune(
     info = resolve(base_model)
     task = load_task(data)
     chosen, budget = choose_pipeline(pipeline, task, info, space, selector=selector, device=device, threads=threads)
+    spec = RunSpec(task.name, task.fingerprint, info.name, info.fingerprint, chosen, seed, budget)
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
     run: Callable[..., dict[str, Any]]
     if workers is None:
         run = partial(finetune_to_folder, chosen, task, info, seed, budget=budget, device=device, threads=threads)
     else:
-        spec = RunSpec(task.name, task.fingerprint, info.name, info.fingerprint, chosen, seed, budget)
         wait_s = parse_time(wait, "--wait") or Workers.wait_s
         size = Workers(workers, cpus_per_worker or 1, gpus_per_worker or 0, wait_s)
         run = partial(_on_workers, spec, task, base_model, size, zero_stage=2 if zero is None else zero)
@@ -115,6 +118,11 @@ def finetune(
 
         document = run(out=out, until=fidelity, execution=execution, on_point=on_point)
     failed = document["adapter"] is None
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        recommended = pipeline == "best"
+        expected = expectation(chosen, task, info, document["device"], selector=selector) if recommended else None
+        folder = None if failed else Path(document["adapter"]).parent
+        log_finetuning(result_of(document, spec, started_at), folder, predicted=expected)
     if failed:
         note(f"error: the run ended as '{document['status']}': {document['error']}")
     cut = sum((document["cut_examples"] or {}).values())

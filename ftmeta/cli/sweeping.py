@@ -141,9 +141,11 @@ def metatrain(
 ) -> Reply:
     """Learns the performance and the cost surrogate from a meta-dataset, and measures them leaving one task out."""
     from ftmeta.surrogates import metatrain_to_folder
+    from ftmeta.tracking.works import log_metatraining
 
     note("Meta-training, and once more for each task left out ...")
     document = metatrain_to_folder(metadata, out, exclude_tasks=tuple(exclude_task or ()), seed=seed)
+    log_metatraining(document)
 
     def show(console: Console) -> None:
         quality = document["quality"]

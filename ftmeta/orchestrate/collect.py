@@ -36,8 +36,8 @@ from ftmeta.orchestrate.progress import Totals
 from ftmeta.orchestrate.state import FAILED, State
 from ftmeta.orchestrate.sweep import Plan, Sweep, load_sweep, make_plan
 from ftmeta.schema import RunResult, RunSpec
+from ftmeta.tracking import Dataset, Tracker, tracker
 from ftmeta.tracking import Sweep as TrackedSweep
-from ftmeta.tracking import Tracker, tracker
 
 log = logging.getLogger("ftmeta.collect")
 
@@ -87,7 +87,7 @@ def collect(
     again = FAILED if retry_failed else frozenset()
     pending = [spec for spec in plan.runs if spec.run_id not in found or found[spec.run_id] in again]
     tracking = (tracked or Tracker(None, "")).sweep(
-        sweep.name, sweep.fingerprint, _parameters(plan), definition=_definition(sweep)
+        sweep.name, sweep.fingerprint, _parameters(plan), _definition(sweep), datasets=_datasets(plan)
     )
     replaced = there & {spec.run_id for spec in pending}
     foreign = len(there) - len(found.keys() | replaced)
@@ -276,6 +276,10 @@ def _parameters(plan: Plan) -> dict[str, Any]:
         "runs": len(plan.runs),
         **{f"budget.{name}": value for name, value in vars(plan.budget).items()},
     }
+
+
+def _datasets(plan: Plan) -> list[Dataset]:
+    return [Dataset(name, task.fingerprint) for name, task in plan.tasks.items()]
 
 
 def _definition(sweep: Sweep) -> str:

@@ -16,6 +16,8 @@ from ftmeta.orchestrate.room import Workers
 from ftmeta.orchestrate.sweep import Sweep
 from ftmeta.orchestrate.workers import FinetuneWorker, Run, SimulatedWorker, Worker, now
 from ftmeta.schema import CurvePoint, RunResult, RunSpec, Task
+from ftmeta.tracking import SWEEP
+from ftmeta.tracking.machine import watch_this_machine
 
 
 class DistributedWorker:
@@ -86,6 +88,7 @@ class _DistributedRun:
 
 def make_worker(sweep: Sweep, out: Path, tasks: Mapping[str, Task]) -> Worker:
     """The worker that a sweep names: `finetune`, and `simulated` to measure the rest."""
+    watch_this_machine("collect", SWEEP, sweep.fingerprint)
     if sweep.worker == "simulated":
         return SimulatedWorker()
     if sweep.workers_per_run is not None:

@@ -28,7 +28,8 @@ from ftmeta.optimizers.state import Recorded
 from ftmeta.orchestrate.connection import connected, on_signals
 from ftmeta.orchestrate.slots import RaySlots, SlotSize
 from ftmeta.orchestrate.tune_view import View
-from ftmeta.tracking import Sweep, Tracker, tracker
+from ftmeta.schema import Status
+from ftmeta.tracking import TUNING, Dataset, Sweep, Tracker, tracker
 from ftmeta.tuning import checkpoints
 from ftmeta.tuning.definition import DEFINITION, STRONG_DEFAULT, Definition, Prepared, optimizer_of, prepare, problem_of
 from ftmeta.tuning.document import document_of, result_of
@@ -111,7 +112,8 @@ def _tuned(
     except BaseException as error:
         children.close("stopped" if isinstance(error, KeyboardInterrupt) else "error", {})
         raise
-    children.close("stopped" if document["stopped"] == INTERRUPTED else "ok", _totals(document))
+    status: Status = "stopped" if document["stopped"] == INTERRUPTED else "ok"
+    children.close(status, _totals(document), _artifacts(out))
     return document
 
 
@@ -168,7 +170,16 @@ def _tracked(tracked: Tracker, prepared: Prepared, out: Path) -> Sweep:
     """The parent run, whose children are the runs. Its key is what the tuning is of, and where."""
     definition = dataclasses.asdict(prepared.definition)
     name = f"{prepared.task.name} {prepared.definition.method}"
-    return tracked.sweep(name, fingerprint({**definition, "out": str(out)}), definition, kind="tuning")
+    key = fingerprint({**definition, "out": str(out)})
+    params = {**definition, "task": prepared.task.name}
+    datasets = [Dataset(prepared.task.name, prepared.task.fingerprint)]
+    return tracked.sweep(name, key, params, kind=TUNING, datasets=datasets)
+
+
+def _artifacts(out: Path) -> dict[str, Path]:
+    """What goes to MLflow beside the runs; checkpoints do not."""
+    named = {name: out / name for name in (RESULT, "report.html", "incumbent")}
+    return {name: path for name, path in named.items() if path.exists()}
 
 
 def _totals(document: Mapping[str, Any]) -> dict[str, float | None]:
