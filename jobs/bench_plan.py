@@ -23,8 +23,7 @@ import typer
 
 from ftmeta.files import write_json, write_text
 from ftmeta.hardware import profile_of
-from ftmeta.models import local_folder
-from ftmeta.models.architectures import Decoder, decoder
+from ftmeta.models import Decoder, decoder, local_folder
 from ftmeta.orchestrate.shell import exit_codes
 from ftmeta.planning.memory import GB, Setting, arithmetic, is_lean, memory, trainable_parameters
 from ftmeta.planning.throughput import Load, step_time

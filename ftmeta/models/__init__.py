@@ -7,7 +7,7 @@ A base model is added by one line in catalog.py's table (and, when it has to be 
 `trust_remote_code` is never on: a model that needs code of its own is refused.
 """
 
-from ftmeta.models.architectures import Decoder, decoder, known_architectures, published_config
+from ftmeta.models.architectures import Decoder, known_architectures, published_config
 from ftmeta.models.catalog import (
     fetch,
     list_base_models,
@@ -20,6 +20,7 @@ from ftmeta.models.catalog import (
 from ftmeta.models.describe import describe, reference_lr
 from ftmeta.models.load import LoadedModel, fast_tokenizer, load
 from ftmeta.models.published import note_on
+from ftmeta.models.sizes import decoder
 
 __all__ = [
     "Decoder",

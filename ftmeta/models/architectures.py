@@ -1,9 +1,7 @@
-"""The sizes of a decoder: a name, a folder or a config.json -> `Decoder`, without weights, torch or a network.
+"""The sizes of a decoder: a config.json -> `Decoder`, without weights, torch or a network (sizes.py takes names).
 
 Published models whose weights need not be on this machine lie as files in data/architectures/, one a model: add one and
 it is known. Everything that the planner counts (weights, adapters, activations) follows from these numbers.
-
-    decoder("microsoft/Phi-3-mini-4k-instruct").parameters      # 3821079552
 """
 
 from __future__ import annotations
@@ -122,28 +120,6 @@ def published_facts(name: str) -> dict[str, Any]:
         raise ModelError(f"the architecture '{name}' is not known; known: {', '.join(known_architectures())}")
     facts: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return facts
-
-
-def decoder(base_model: str) -> Decoder:
-    """The sizes of a base model: a known architecture, a model on this machine, a folder with a config.json, or a hub
-    id, of which the config.json alone is downloaded.
-
-    Raises ModelError for a name that is unknown or unreachable, and for architectures that ftmeta does not finetune.
-    """
-    from ftmeta.models.catalog import config_file
-
-    if base_model in known_architectures():
-        return from_config(published_config(base_model), base_model)
-    path = config_file(base_model)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}); give a folder with a config.json") from None
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON ({error}); fetch the model again") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} holds no JSON object; fetch the model again")
-    return from_config(config, base_model)
 
 
 def from_config(config: dict[str, Any], name: str) -> Decoder:

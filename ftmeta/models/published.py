@@ -6,14 +6,15 @@ be measured, finetuned or exported for.
 
 from __future__ import annotations
 
-from ftmeta.models.architectures import decoder, known_architectures, published_facts
+from ftmeta.models.architectures import from_config, known_architectures, published_facts
 from ftmeta.models.describe import reference_lr
 from ftmeta.schema import BaseModelInfo, ModelShape
 
 
 def published(name: str) -> BaseModelInfo:
     """Raises ModelError for a name that is not among the known architectures."""
-    facts, sizes = published_facts(name), decoder(name)
+    facts = published_facts(name)
+    sizes = from_config(facts["config"], name)
     return BaseModelInfo(
         name=name,
         path="",

@@ -13,7 +13,7 @@ from typing import Any
 
 from ftmeta.errors import UserError
 from ftmeta.hardware import HardwareProfile, detect, list_hardware, load_hardware
-from ftmeta.models.architectures import Decoder, decoder
+from ftmeta.models import Decoder, decoder
 from ftmeta.planning.choose import Devices, Plan, Rows, advice, choose, reasons, smallest
 from ftmeta.planning.lengths import Lengths, counter_of, lengths_of
 from ftmeta.planning.memory import GB, is_lean, loading_bytes, trainable_parameters

@@ -25,10 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftmeta.tracking.scheme import JOULES, SYSTEM
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SYSTEM, JOULES = "system/", "energy_joules"
 INTERVAL_S = 15.0
 _REFUSALS = 5  # in a row
 _GPU_QUERY = "index,utilization.gpu,memory.used,power.draw"  # percent, MiB, watts
@@ -132,12 +133,6 @@ def log_sample(client: MlflowClient, mlflow_id: str, prefix: str, values: Mappin
     now_ms = int(time.time() * 1000)
     rows = [Metric(prefix + name, float(value), now_ms, now_ms // 1000) for name, value in values.items()]
     client.log_batch(mlflow_id, metrics=rows)
-
-
-def joules_of(metrics: Mapping[str, float]) -> float | None:
-    """What all machines that have reported to a run have used together; None: none has said."""
-    found = [value for name, value in metrics.items() if name.startswith(SYSTEM) and name.endswith(f"/{JOULES}")]
-    return sum(found) if found else None
 
 
 @dataclass

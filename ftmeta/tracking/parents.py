@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ftmeta.schema import Status
-from ftmeta.tracking.machine import joules_of
 from ftmeta.tracking.scheme import (
     CHUNK,
     CHUNK_STATE,
@@ -28,6 +27,7 @@ from ftmeta.tracking.scheme import (
     TABLE,
     TABLE_TAG,
     Dataset,
+    joules_of,
 )
 from ftmeta.tracking.store import STATUS_IN_MLFLOW, Store, input_of, params_of, quoted, search
 from ftmeta.tracking.table import RunInMlflow, to_json

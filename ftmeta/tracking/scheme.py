@@ -7,6 +7,7 @@ and under it a run of kind `run` for each finetuning run. A finetuning run of it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,7 @@ EXPERIMENTS = {  # name -> what a reader of its page is told
     "benchmark": "Optimizers replayed on a meta-dataset (`ftmeta benchmark`): a run a benchmark.",
 }
 
+SYSTEM, JOULES = "system/", "energy_joules"  # a machine's metrics are SYSTEM/MACHINE/NAME
 COST, COST_USD, ENERGY = "cost.device_seconds", "cost.usd", "cost.energy_joules"
 PREDICTED_COST, PREDICTED_USD = "predicted.cost_device_seconds", "predicted.cost_usd"
 PREDICTED_SCORE = "predicted.score"
@@ -84,3 +86,9 @@ class Prediction:
             f"{PREDICTED_SCORE}_high": self.score_high,
         }
         return {name: value for name, value in named.items() if value is not None}
+
+
+def joules_of(metrics: Mapping[str, float]) -> float | None:
+    """What all machines that have reported to a run have used together; None: none has said."""
+    found = [value for name, value in metrics.items() if name.startswith(SYSTEM) and name.endswith(f"/{JOULES}")]
+    return sum(found) if found else None

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ftmeta.tracking import tracker
-from ftmeta.tracking.machine import Energy, Watch, joules_of, sample, watch_this_machine
+from ftmeta.tracking.machine import Energy, Watch, sample, watch_this_machine
 from ftmeta.tracking.rows import read_experiments
+from ftmeta.tracking.scheme import joules_of
 from tests.test_tracking import a_result, database
 
 pytestmark = [
