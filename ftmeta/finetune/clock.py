@@ -64,7 +64,8 @@ class PeakMemory:
 
     def gb(self) -> float:
         if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) / 1e9
+            self._peak = max(self._peak, torch.cuda.max_memory_allocated(self._device))
+            return self._peak / 1e9
         self._peak = max(self._peak, psutil.Process().memory_info().rss, self._high_water() if self._has_mark else 0)
         return self._peak / 1e9
 

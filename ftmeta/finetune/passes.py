@@ -142,15 +142,15 @@ class Passes:
                 tokens += waiting[count][1].ids_BL.numel()
                 count += 1
             together, after = waiting[:count], waiting[count:]
-            found, error = self._sums(together, is_costed=split == "validation")
-            if found is not None:
+            found = self._sums(together, is_costed=split == "validation")
+            if not isinstance(found, Exception):
                 for (run, _), value in zip(together, found, strict=True):
                     sums[run.slot] += value
-            elif count == 1 or not is_out_of_memory(error):
-                failed.update({run.slot: error for run, _ in together})
+            elif count == 1 or not is_out_of_memory(found):
+                failed.update({run.slot: found for run, _ in together})
             else:
                 self._eval_tokens, after = tokens // 2, waiting
-                log.warning("memory does not hold %d runs in a measurement; from here on it is halved", count)
+                log.warning("memory does not hold %d batches of a measurement; from here on they are halved", count)
             waiting = [one for one in after if one[0].slot not in failed]
         labels = {run.slot: sum(len(batch.targets_S) for batch in self._of(run, split)) for run in runs}
         values = {slot: value.tolist() for slot, value in sums.items() if slot not in failed}
@@ -159,10 +159,8 @@ class Passes:
             **failed,
         }
 
-    def _sums(
-        self, together: Sequence[tuple[SlotRun, Batch]], *, is_costed: bool
-    ) -> tuple[list[torch.Tensor] | None, Exception]:
-        """Summed NLL and hits of each batch, or None and why not. Device time goes to the runs if it `is_costed`."""
+    def _sums(self, together: Sequence[tuple[SlotRun, Batch]], *, is_costed: bool) -> list[torch.Tensor] | Exception:
+        """Summed NLL and hits of each batch, or why not. Device time goes to the runs if it `is_costed`."""
         before_s = self._clock.cost_s
         try:
             with torch.no_grad(), self._clock.measure():
@@ -174,12 +172,12 @@ class Passes:
                     chosen_S = mine_SV.gather(1, batch.targets_S[:, None])[:, 0]
                     sums.append(torch.stack([nll, (chosen_S == mine_SV.amax(-1)).sum()]).double())
         except Exception as error:
-            return None, error.with_traceback(None)
+            return error.with_traceback(None)
         if is_costed:
             spent_s, tokens = self._clock.cost_s - before_s, sum(batch.tokens for _, batch in together)
             for run, batch in together:
                 run.cost_eval_s += spent_s * batch.tokens / tokens
-        return sums, _TooMuch()
+        return sums
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -215,7 +213,7 @@ class Passes:
             if not is_out_of_memory(error):
                 raise
             if len(pieces) == 1:
-                found[pieces[0][0]] = error
+                found[pieces[0][0]] = error.with_traceback(None)  # which would keep what the pass had computed
                 return
             self._pass_tokens = sum(piece.padded_tokens for _, piece in pieces) // 2
             log.warning("memory does not hold %d runs in a pass; from here on it is halved", len(pieces))

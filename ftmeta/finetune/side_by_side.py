@@ -95,10 +95,14 @@ class Adapter:
         self._optimizer = torch.optim.AdamW(groups, betas=(0.9, self.settings.adam_beta2), eps=1e-8, fused=True)
 
     def move(self, rows: Rows) -> None:
-        """To other rows, between steps."""
-        state = self.state()
-        self._sit(rows)
-        self.load(state)
+        """To other rows, between steps. Where that fails, it stays where it was."""
+        before, state = (self.places, self.a_P, self.b_P, self._optimizer), self.state()
+        try:
+            self._sit(rows)
+            self.load(state)
+        except BaseException:
+            self.places, self.a_P, self.b_P, self._optimizer = before
+            raise
 
     def zero_grad(self) -> None:
         for row_P in (self.a_P, self.b_P):

@@ -32,6 +32,27 @@ from ftmeta.finetune.side_by_side import Adapter, Part, Place, Rows
 TILE = 64  # tokens: fewer copy more of A and B, more make up more tokens
 
 
+@dataclass(frozen=True)
+class _Seats:
+    """Weights and gradients of all slots, and where those of each layer lie in A's rows and in B's."""
+
+    rank: int
+    places: Mapping[str, tuple[slice, slice]]
+    a_KP: torch.Tensor
+    b_KP: torch.Tensor
+    grad_a_KP: torch.Tensor
+    grad_b_KP: torch.Tensor
+
+    def rows(self, slot: int, rank: int) -> Rows:
+        places = {name: Place(a, b, rank, self.rank) for name, (a, b) in self.places.items()}
+        return Rows(self.a_KP[slot], self.b_KP[slot], self.grad_a_KP[slot], self.grad_b_KP[slot], places)
+
+    def of_layer(self, name: str, a_KP: torch.Tensor, b_KP: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(K, R, I) and (K, R, O), views."""
+        a, b = self.places[name]
+        return a_KP[:, a].view(len(a_KP), self.rank, -1), b_KP[:, b].view(len(b_KP), self.rank, -1)
+
+
 class Stack:
     """Seats for adapters, and the `Projection` of those that sit."""
 
@@ -41,22 +62,22 @@ class Stack:
         names = {id(module): name for name, module in model.named_modules()}
         self._layers = {names[id(layer)]: layer for block in blocks for layer in linear_layers(block).values()}
         self._sitting: dict[int, Adapter] = {}
-        self._rank = 0
-        self._places: dict[str, tuple[slice, slice]] = {}
+        nothing = torch.zeros(slots, 0)
+        self._seats = _Seats(0, {}, nothing, nothing, nothing, nothing)
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
 
     @property
     def rank(self) -> int:
         """That all adapters are padded to."""
-        return self._rank
+        return self._seats.rank
 
     def seat(self, slot: int, start: Mapping[str, torch.Tensor], settings: Settings, learning_rate: float) -> Adapter:
         """An adapter that begins with PEFT's parameters `start`. The stack grows with the largest rank that sits, and
         shrinks when half of it is enough."""
         needed = max(settings.lora_rank, *(0, *(one.settings.lora_rank for one in self._sitting.values())))
-        if needed > self._rank or 2 * needed <= self._rank:
+        if needed > self.rank or 2 * needed <= self.rank:
             self._allocate(needed)
-        rows = self._rows(slot, settings.lora_rank)
+        rows = self._seats.rows(slot, settings.lora_rank)
         for row_P in (rows.a_P, rows.b_P, rows.grad_a_P, rows.grad_b_P):
             row_P.zero_()
         adapter = Adapter(start, settings, learning_rate, rows)
@@ -67,24 +88,26 @@ class Stack:
         del self._sitting[slot]
 
     def _allocate(self, rank: int) -> None:
-        self._rank, at_a, at_b = rank, 0, 0
+        """Moves all that sit to a stack of this rank. Where memory does not hold both for the moment, everything is as
+        it was."""
+        places, at_a, at_b = {}, 0, 0
         for name, layer in self._layers.items():
             end_a, end_b = at_a + rank * layer.in_features, at_b + rank * layer.out_features
-            self._places[name] = slice(at_a, end_a), slice(at_b, end_b)
+            places[name] = slice(at_a, end_a), slice(at_b, end_b)
             at_a, at_b = end_a, end_b
         sizes = ((self._slots, at_a), (self._slots, at_b))
-        self._a_KP, self._b_KP, self._grad_a_KP, self._grad_b_KP = (
-            torch.zeros(size, device=self._model.device) for size in (*sizes, *sizes)
-        )
-        for slot, adapter in self._sitting.items():
-            adapter.move(self._rows(slot, adapter.settings.lora_rank))
-
-    def _rows(self, slot: int, rank: int) -> Rows:
-        places = {name: Place(a, b, rank, self._rank) for name, (a, b) in self._places.items()}
-        a_P, b_P, grad_a_P, grad_b_P = (
-            every_KP[slot] for every_KP in (self._a_KP, self._b_KP, self._grad_a_KP, self._grad_b_KP)
-        )
-        return Rows(a_P, b_P, grad_a_P, grad_b_P, places)
+        a_KP, b_KP, grad_a_KP, grad_b_KP = (torch.zeros(size, device=self._model.device) for size in (*sizes, *sizes))
+        before, self._seats = self._seats, _Seats(rank, places, a_KP, b_KP, grad_a_KP, grad_b_KP)
+        moved = []
+        try:
+            for slot, adapter in self._sitting.items():
+                adapter.move(self._seats.rows(slot, adapter.settings.lora_rank))
+                moved.append((slot, adapter))
+        except BaseException:
+            self._seats = before
+            for slot, adapter in moved:
+                adapter.move(before.rows(slot, adapter.settings.lora_rank))
+            raise
 
     @contextlib.contextmanager
     def beside(self, slots: Sequence[int]) -> Iterator[None]:
@@ -93,13 +116,11 @@ class Stack:
         model, at = self._model, torch.tensor(slots, device=self._model.device)
         scaling = torch.tensor([self._sitting[slot].scaling for slot in slots], device=model.device)
         scaling_G11 = scaling.to(model.dtype)[:, None, None]
-        a_GP, b_GP = (every_KP.index_select(0, at).to(model.dtype) for every_KP in (self._a_KP, self._b_KP))
+        seats = self._seats
+        a_GP, b_GP = (every_KP.index_select(0, at).to(model.dtype) for every_KP in (seats.a_KP, seats.b_KP))
 
         def added(name: str, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-            a_GRI, b_GRO = (
-                _of_layer(every, place, self._rank)
-                for every, place in zip((a_GP, b_GP), self._places[name], strict=True)
-            )
+            a_GRI, b_GRO = seats.of_layer(name, a_GP, b_GP)
             low = (x.reshape(len(slots), -1, x.shape[-1]) @ a_GRI.mT).mul_(scaling_G11)
             return out + (low @ b_GRO).view_as(out)
 
@@ -118,7 +139,8 @@ class Stack:
     def of(self, parts: Sequence[Part]) -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
         """`project` of decoder.hidden_of; the layout is made up to whole tiles."""
         dtype, device = self._model.dtype, self._model.device
-        a_KP, b_KP = self._a_KP.to(dtype), self._b_KP.to(dtype)
+        seats = self._seats
+        a_KP, b_KP = seats.a_KP.to(dtype), seats.b_KP.to(dtype)
         adapted = {name for part in parts for name in part.adapter.places}
         layers = columns_of(self._model).by_layer
         names = {id(layer): name for name, layer in self._layers.items()}
@@ -131,21 +153,14 @@ class Stack:
             if name not in adapted:
                 out_NO = frozen_linear(x_NI, module.weight)
             else:
-                a, b = self._places[name]
-                weights = [_of_layer(every, place, self._rank) for every, place in ((a_KP, a), (b_KP, b))]
-                grads = [
-                    _of_layer(every, place, self._rank) for every, place in ((self._grad_a_KP, a), (self._grad_b_KP, b))
-                ]
+                weights = seats.of_layer(name, a_KP, b_KP)
+                grads = seats.of_layer(name, seats.grad_a_KP, seats.grad_b_KP)
                 of_selected = layers[id(module)][0]
                 kept = None if dropout is None else dropout.kept(module, name, x_NI, of_selected)
                 out_NO = _Stacked.apply(x_NI, module.weight, self._anchor, *weights, *grads, tiles[of_selected], kept)
             return out_NO if module.bias is None else out_NO + module.bias
 
         return project
-
-
-def _of_layer(every_KP: torch.Tensor, place: slice, rank: int) -> torch.Tensor:
-    return every_KP[:, place].view(len(every_KP), rank, -1)
 
 
 @dataclass(frozen=True)

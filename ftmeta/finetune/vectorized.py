@@ -144,14 +144,9 @@ class Cohort:
         if not self.free:
             raise FtmetaError("no slot of the cohort is free; wait until a run has ended")
         settings, base, slot = settings_of(spec.pipeline), self._base, self.free[0]
-        reason = why_not(settings)
+        reason = self.why_not(spec, tokenized)
         if reason is not None:
-            raise UserError(f"pipeline {spec.pipeline.id}: {reason}")
-        longest = max(len(row) for rows in tokenized.splits.values() for row in rows)
-        if not decoder.is_supported(base.model, longest, _DTYPES):
-            raise UserError(
-                f"task '{spec.task}' has rows of {longest} tokens, more than the model's window; run it alone"
-            )
+            raise UserError(reason)
         plan = Plan(tokenized, settings, spec.budget, spec.seed)
         start, state = self._start(settings, spec.seed)
         run = SlotRun(
@@ -161,7 +156,7 @@ class Cohort:
             plan=plan,
             adapter=self._seat(slot, start, settings),
             generator=torch.Generator(base.device),
-            peak=PeakMemory(base.device),
+            peak=self._peak(),
             until=until,
             keep=keep,
         )
@@ -170,6 +165,16 @@ class Cohort:
         run.generator.set_state(state[base.device.type])
         self._runs[slot] = run
         return slot
+
+    def why_not(self, spec: RunSpec, tokenized: TokenizedTask) -> str | None:
+        """Why a run cannot stand beside others here; None if it can."""
+        reason = why_not(settings_of(spec.pipeline))
+        if reason is not None:
+            return f"pipeline {spec.pipeline.id}: {reason}"
+        longest = max(len(row) for rows in tokenized.splits.values() for row in rows)
+        if not decoder.is_supported(self._base.model, longest, _DTYPES):
+            return f"task '{spec.task}' has rows of {longest} tokens, more than the model's window; run it alone"
+        return None
 
     def tick(self) -> list[Event]:
         """One optimizer step of every run, after measuring those that have reached a fidelity."""
@@ -201,6 +206,13 @@ class Cohort:
         if run is None:
             raise FtmetaError(f"slot {slot} is empty")
         return run
+
+    def _peak(self) -> PeakMemory:
+        """A new one sets the device's mark back, so the others note what theirs was."""
+        for run in self._runs:
+            if run is not None:
+                run.peak.gb()
+        return PeakMemory(self._base.device)
 
     # --- seats --------------------------------------------------------------------------------------------------------
 

@@ -6,11 +6,8 @@ In: the base model as it lies there, the tasks' tokens, the pipelines that wait.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
-
-import psutil
 
 from ftmeta.errors import UserError
 from ftmeta.planning.cohort import MOST_PLACES, Batches, CohortPlan, plan_cohort
@@ -85,4 +82,8 @@ def _free_bytes(base: LoadedModel, cpus: float, gpus: float) -> float:
         import torch
 
         return float(torch.cuda.mem_get_info(base.device)[0]) * min(1.0, gpus or 1.0)
-    return psutil.virtual_memory().available * min(1.0, cpus / (os.cpu_count() or 1))
+    from ray._common.utils import get_system_memory
+    from ray._private.utils import get_num_cpus, get_used_memory
+
+    # Ray's numbers, which a container's limits are in
+    return float(get_system_memory() - get_used_memory()) * min(1.0, cpus / get_num_cpus())

@@ -126,6 +126,7 @@ class Lane:
         self._places = plan.places
         self._specs: dict[int, RunSpec] = {}  # by place
         self._back: list[RunSpec] = []  # taken, and waiting for a place
+        self._aside: list[RunSpec] = []  # taken, and found to run by themselves
         self._run: tuple[RunSpec, Run] | None = None
         self._is_exhausted = {False: False, True: False}
         self._fidelities: dict[str, int] = {}  # by run id
@@ -133,7 +134,7 @@ class Lane:
     @property
     def is_done(self) -> bool:
         """Nothing under way, and nothing left to take."""
-        busy = self._cohort.is_busy or self._run is not None or bool(self._back)
+        busy = self._cohort.is_busy or self._run is not None or bool(self._back or self._aside)
         return all(self._is_exhausted.values()) and not busy
 
     def under_way(self) -> dict[str, tuple[str, str, int, int]]:
@@ -157,6 +158,9 @@ class Lane:
                 spec = self._back.pop(0)
                 try:
                     require_planned(self._base, spec)
+                    if self._cohort.why_not(spec, self._tasks[spec.task]) is not None:
+                        self._aside.append(spec)
+                        continue
                     slot = self._cohort.open(spec, self._tasks[spec.task])
                     self._specs[slot], self._fidelities[spec.run_id] = spec, 0
                 except Exception as error:
@@ -175,7 +179,7 @@ class Lane:
 
     def _more(self) -> Sequence[RunSpec]:
         free = self._places - len(self._specs) - len(self._back)
-        if free < 1 or self._is_exhausted[False] or self._run is not None:
+        if free < 1 or self._is_exhausted[False] or self._run is not None or len(self._aside) >= self._places:
             return []
         found = self._take(free, False)
         self._is_exhausted[False] = not found
@@ -195,9 +199,9 @@ class Lane:
     def _by_itself(self) -> list[RunResult]:
         """The next point of a run that cannot stand beside others."""
         if self._run is None:
-            taken = self._take(1, True)
-            self._is_exhausted[True] = not taken
+            taken: Sequence[RunSpec] = [self._aside.pop(0)] if self._aside else self._take(1, True)
             if not taken:
+                self._is_exhausted[True] = True
                 return []
             try:
                 self._run = (taken[0], self._alone.begin(taken[0]))
@@ -218,8 +222,10 @@ class Lane:
 
 
 def _failed(spec: RunSpec, error: Exception) -> RunResult:
+    from ftmeta.finetune.course import is_out_of_memory
+
     reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:500]
-    return failed_result(spec, "error", reason)
+    return failed_result(spec, "oom" if is_out_of_memory(error) else "error", reason)
 
 
 # --- the driver's side ------------------------------------------------------------------------------------------------

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 
 from ftmeta.errors import DataError, FtmetaError
 from ftmeta.finetune import tokenize_task
-from ftmeta.finetune.settings import settings_of
-from ftmeta.finetune.side_by_side import why_not
 from ftmeta.finetune.vectorized import Cohort, Event
 from ftmeta.models import LoadedModel
 from ftmeta.schema import CurvePoint, Task
@@ -90,7 +88,7 @@ class SharedWorker:
                 return taken
 
     def _begin(self, work: Work, answer: Future[Answer]) -> None:
-        if not isinstance(work, Advance) or why_not(settings_of(work.spec.pipeline)) is not None:
+        if not isinstance(work, Advance) or self._cohort.why_not(work.spec, self._tokenized) is not None:
             try:
                 answer.set_result(self._alone.do(work))
             finally:

@@ -128,6 +128,43 @@ def test_an_adapter_keeps_all_it_has_when_the_stack_grows_and_shrinks(base: Load
     assert all(torch.equal(value, again[name]) for name, value in small.state().items())
 
 
+def test_a_stack_that_memory_does_not_hold_leaves_all_as_it_was(
+    base: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory ends at the allocation, and in the middle of moving."""
+    task = make_task("colours")
+    specs = [spec_of({**PLAIN, "lora_rank": rank}, base, task, rank) for rank in (2, 4)]
+    wanted = [alone(base, spec, task) for spec in specs]
+    cohort, tokenized = Cohort(base, 3, stacked=True, generate=False), tokenize_task(task, base)
+    slots = [cohort.open(spec, tokenized) for spec in specs]
+    curves: dict[int, list[CurvePoint]] = {slot: [] for slot in slots}
+    moves: list[Adapter] = []
+    move = Adapter.move
+
+    def fails(adapter: Adapter, rows: Any) -> None:
+        moves.append(adapter)
+        if len(moves) == 2:
+            raise torch.OutOfMemoryError("no memory for another moment")
+        move(adapter, rows)
+
+    for tick in range(1000):
+        if not cohort.is_busy:
+            break
+        for event in cohort.tick():
+            if event.point is not None:
+                curves[event.slot].append(event.point)
+        if tick == 4:
+            larger = spec_of({**PLAIN, "lora_rank": 32}, base, task)
+            with monkeypatch.context() as patch:
+                patch.setattr(Adapter, "move", fails)
+                with pytest.raises(torch.OutOfMemoryError):
+                    cohort.open(larger, tokenized)
+            assert len(moves) == 3  # one there, one that failed, the first one back
+    for slot, points in zip(slots, wanted, strict=True):
+        nlls = [point.val_nll for point in curves[slot]]
+        assert nlls == pytest.approx([point.val_nll for point in points], rel=1e-4)
+
+
 def test_padding_of_tasks_of_very_different_lengths_is_bounded_and_reported(base: LoadedModel) -> None:
     def task_of(name: str, words: int) -> Task:
         rows = tuple(Example((Message("user", " ".join(["stone"] * (words + at % 3))),), "iron") for at in range(24))

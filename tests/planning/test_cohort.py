@@ -12,7 +12,7 @@ import torch
 from ftmeta.errors import UserError
 from ftmeta.finetune import tokenize_task
 from ftmeta.finetune.engine import Execution
-from ftmeta.finetune.vectorized import Cohort
+from ftmeta.finetune.vectorized import PASS_TOKENS, Cohort
 from ftmeta.models import LoadedModel, decoder
 from ftmeta.models.architectures import from_config
 from ftmeta.planning.cohort import FULL_PASS_TOKENS, Batches, CohortPlan, pass_bytes, place_bytes, plan_cohort
@@ -112,6 +112,10 @@ def test_a_seat_takes_what_the_model_says(base: LoadedModel) -> None:
     slot = cohort.open(RunSpec(*named, pipeline, 0, Budget(max_fidelity=2)), tokenize_task(task, base))
     run = cohort._run_in(slot)
     assert 16 * run.adapter.size == place_bytes(sizes, [pipeline], "float32")
+
+
+def test_a_full_pass_is_what_the_worker_takes_for_one() -> None:
+    assert FULL_PASS_TOKENS == PASS_TOKENS
 
 
 def test_the_cpu_keeps_to_small_passes() -> None:
