@@ -200,7 +200,7 @@ def mlflow(runs: int) -> dict[str, float]:
             *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts"),
         ]
         more = {MARK: mark, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with _process(command, mark, more, folder) as server:
+        with _process(command, mark, {**os.environ, **more}, folder) as server:
             address = f"http://127.0.0.1:{port}"
             _until(lambda: local._answers(f"{address}/health", None), 120)
             first, *rest = _results(runs + 1)
@@ -370,14 +370,14 @@ def _watched(head: subprocess.Popen[bytes], seconds: float) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _process(
-    command: Sequence[str], mark: str, more: Mapping[str, str], folder: str, log: str = "log"
+    command: Sequence[str], mark: str, environment: Mapping[str, str], folder: str, log: str = "log"
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process tree that ends with the block, wherever its children have gone."""
     with (Path(folder) / log).open("wb") as said:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env={**os.environ, **more},
+            env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,

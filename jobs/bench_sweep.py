@@ -2,12 +2,12 @@
 
 `python -m jobs.bench_sweep` (`make bench-sweep`), or with `--device cuda`, where it takes at most eight minutes.
 
-The same runs (LoRA and rsLoRA with other ranks, rates, batch sizes, dropout; a part of an epoch on a bundled task), in
+The same sixteen runs (LoRA and rsLoRA with other ranks, batch sizes, dropout; a part of an epoch on a bundled task), in
 turns in one process that has the base model and the tokens in memory: by our worker one after the other, by cohorts of
-1, 4, 16 and 64 places; and once a few of them by a process of trl's SFTTrainer each. Then, apart from throughput, how
-long it takes to know the best of them when the worse half is stopped at each fidelity. On a GPU smollm2-135m and
-Phi-3-mini are their architectures with random weights in bfloat16: that says nothing about scores, and everything about
-speed. Out: docs/reports/sweep-throughput.json after each case, and the page beside it (jobs/bench_sweep_page.py).
+1, 4 and 16 places, four times over by one of 64; and once a few of them by a process of trl's SFTTrainer each. Then,
+apart from throughput, how long it takes to know the best of them when the worse half is stopped at each fidelity. On a
+GPU smollm2-135m and Phi-3-mini are their architectures with random weights in bfloat16: that says nothing about scores,
+and everything about speed. Out: docs/reports/sweep-throughput.json after each case, and the page beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import random
 import sys
 import tempfile
 import time
@@ -47,12 +46,11 @@ from jobs.bench_sweep_page import ALONE, TRL, page
 _LIMIT_S = {"cpu": 1200.0, "cuda": 420.0}
 _COMMAND = "python -m jobs.bench_sweep"
 _TASK = "world-facts"
-_BUDGET = Budget(epochs=0.25, max_fidelity=2, eval_examples=64)
-_DECISION = Budget(epochs=0.5, max_fidelity=4, eval_examples=64)
+_EVAL_EXAMPLES = 64
+_MIX = 16  # runs: every side makes all of these, or a multiple
 _CHANGES: dict[str, tuple[Value, ...]] = {
     "batch_size": (4, 16),
     "lora_rank": (4, 16),
-    "lr_multiplier": (0.3, 1.0),
     "peft_method": ("lora", "rslora"),
     "lora_dropout": (0.0, 0.1),
 }
@@ -77,19 +75,22 @@ class Case:
 
     name: str
     dtype: str
-    alone: int  # runs one at a time; a cohort makes at least as many
     places: tuple[int, ...]
-    waves: int = 2  # runs for each place
+    epochs: float = 0.25
     facts: dict[str, Any] | None = None
     trl: int = 0  # processes of trl
 
+    @property
+    def budget(self) -> Budget:
+        return Budget(epochs=self.epochs, max_fidelity=2, eval_examples=_EVAL_EXAMPLES)
+
 
 _CASES = {
-    "cpu": (Case("phi3-micro", "float32", alone=16, places=(1, 4, 16, 64), waves=1, trl=4),),
+    "cpu": (Case("phi3-micro", "float32", places=(1, 4, 16, 64), trl=4),),
     "cuda": (
-        Case("smollm2-135m", "bfloat16", alone=8, places=(1, 4, 16, 64), facts=_SMOLLM2),
-        Case("phi3-micro", "float32", alone=16, places=(1, 4, 16, 64), trl=2),
-        Case("phi3-mini", "bfloat16", alone=4, places=(1, 4, 16), waves=1, facts=published_config(PHI3_MINI)),
+        Case("smollm2-135m", "bfloat16", places=(1, 4, 16, 64), facts=_SMOLLM2),
+        Case("phi3-micro", "float32", places=(1, 4, 16, 64), trl=2),
+        Case("phi3-mini", "bfloat16", places=(1, 4, 16), epochs=0.05, facts=published_config(PHI3_MINI)),
     ),
 }
 
@@ -160,9 +161,7 @@ def _results(
 def _specs(base: LoadedModel, tokenized: TokenizedTask, count: int, budget: Budget) -> list[RunSpec]:
     space = load_space("lora-v1")
     plain = load_pipeline("strong-default", space)
-    every = list(itertools.product(*_CHANGES.values()))
-    random.Random(0).shuffle(every)  # so that the first few are a fair share of all
-    drawn = itertools.islice(itertools.cycle(every), count)
+    drawn = itertools.islice(itertools.cycle(itertools.product(*_CHANGES.values())), count)
     pipelines = [Pipeline(space.name, {**plain.values, **dict(zip(_CHANGES, values, strict=True))}) for values in drawn]
     named = (tokenized.task.name, tokenized.task.fingerprint, base.info.name, base.info.fingerprint)
     return [RunSpec(*named, pipeline, seed, budget) for seed, pipeline in enumerate(pipelines)]
@@ -191,20 +190,22 @@ class _Watch:
         is_cuda = self._device.type == "cuda"
         memory = {"peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9} if is_cuda else {}
         rates = {"runs_per_hour": 3600 * runs / self.wall_s, "tokens_per_s": tokens / self.wall_s}
-        return {**rates, "device_s_per_run": self.device_s / runs, **memory}
+        return {"runs": runs, **rates, "device_s_per_run": self.device_s / runs, **memory}
 
 
 def _alone(case: Case, base: LoadedModel, tokenized: TokenizedTask) -> dict[str, float]:
-    specs, tokens = _specs(base, tokenized, case.alone, _BUDGET), 0
+    specs, tokens = _specs(base, tokenized, _MIX, case.budget), 0
     with _Watch(base.device) as watch:
         for spec in specs:
-            with finetune(spec.pipeline, tokenized.task, base, spec.seed, budget=_BUDGET, tokenized=tokenized) as run:
+            with finetune(
+                spec.pipeline, tokenized.task, base, spec.seed, budget=spec.budget, tokenized=tokenized
+            ) as run:
                 tokens += list(run)[-1].tokens
     return watch.said(len(specs), tokens)
 
 
 def _together(case: Case, base: LoadedModel, tokenized: TokenizedTask, places: int) -> dict[str, float]:
-    specs = _specs(base, tokenized, max(case.alone, case.waves * places), _BUDGET)
+    specs = _specs(base, tokenized, max(_MIX, places), case.budget)
     waiting, tokens, cohort = list(specs), 0, Cohort(base, places, generate=False)
     with _Watch(base.device) as watch:
         while waiting or cohort.is_busy:
@@ -217,25 +218,26 @@ def _together(case: Case, base: LoadedModel, tokenized: TokenizedTask, places: i
 def _trl(case: Case, base: LoadedModel) -> dict[str, float]:
     """One process after the other, so that each has the device for itself, as a run of ours has."""
     tokenized = tokenize_task(load_task(_TASK), base)
-    specs = _specs(base, tokenized, case.trl, _BUDGET)
+    specs = _specs(base, tokenized, case.trl, case.budget)
     began = time.perf_counter()
     for spec in specs:
         in_its_process(
             TrlRun(
                 *(case.name, _TASK, dict(spec.pipeline.values), spec.seed),
-                epochs=_BUDGET.epochs,
-                fidelities=_BUDGET.max_fidelity,
-                eval_examples=_BUDGET.eval_examples or 64,
+                epochs=case.budget.epochs,
+                fidelities=case.budget.max_fidelity,
+                eval_examples=_EVAL_EXAMPLES,
                 device=base.device.type,
             )
         )
-    return {"runs_per_hour": 3600 * len(specs) / (time.perf_counter() - began)}
+    return {"runs": len(specs), "runs_per_hour": 3600 * len(specs) / (time.perf_counter() - began)}
 
 
 def _decided(case: Case, base: LoadedModel, tokenized: TokenizedTask, places: int, *, stop: bool) -> dict[str, float]:
     """Seconds until the best of the runs is known. With `stop` a run ends at a fidelity at which it is worse than the
     median of those seen there so far (the median rule of Google Vizier, Golovin et al. 2017)."""
-    specs = _specs(base, tokenized, case.waves * places, _DECISION)
+    budget = Budget(epochs=2 * case.epochs, max_fidelity=4, eval_examples=_EVAL_EXAMPLES)
+    specs = _specs(base, tokenized, places, budget)
     waiting, seen, cohort = list(specs), dict[int, list[float]](), Cohort(base, places, generate=False)
     with _Watch(base.device) as watch:
         while waiting or cohort.is_busy:
@@ -246,10 +248,10 @@ def _decided(case: Case, base: LoadedModel, tokenized: TokenizedTask, places: in
                     continue
                 at = seen.setdefault(event.point.fidelity, [])
                 at.append(event.point.val_nll)
-                is_open = event.slot not in cohort.free and event.point.fidelity < _DECISION.max_fidelity
+                is_open = event.slot not in cohort.free and event.point.fidelity < budget.max_fidelity
                 if stop and is_open and event.point.val_nll > median(at):
                     cohort.close(event.slot)
-    last = seen[_DECISION.max_fidelity]
+    last = seen[budget.max_fidelity]
     return {"decision_s": watch.wall_s, "device_s": watch.device_s, "runs": len(specs), "best_val_nll": min(last)}
 
 

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 ALONE, TRL = "one at a time", "trl, a process a run"
-_COLUMNS = (("runs_per_hour", 0), ("tokens_per_s", 0), ("device_s_per_run", 2), ("peak_memory_gb", 1))
+_COLUMNS = (("runs", 0), ("runs_per_hour", 0), ("tokens_per_s", 0), ("device_s_per_run", 2), ("peak_memory_gb", 1))
 
 Results = Mapping[str, Sequence[Mapping[str, float]]]  # by side, one a round
 
@@ -16,9 +16,10 @@ def page(found: Mapping[str, Any]) -> str:
     """The report."""
     parts = [
         "# Throughput of sweeps: many adapters on one base",
-        f"`{found['command']}` (`make bench-sweep`; on a GPU with `--device cuda`). The same runs, in turns: by our "
-        "worker one at a time, by the vectorised worker (ftmeta/finetune/vectorized.py) with so many places, and a few "
-        "of them by a process of trl's SFTTrainer each, one after the other. Medians of the rounds, smallest and "
+        f"`{found['command']}` (`make bench-sweep`; on a GPU with `--device cuda`). The same sixteen runs, or "
+        "a multiple, in turns: by our worker one at a time, by the vectorised worker (ftmeta/finetune/vectorized.py) "
+        "with so many places; and the first few of them by a process of trl's SFTTrainer each, one after the other. "
+        "Medians of the rounds, smallest and "
         "largest beside them; runs per hour of one process, evaluation included and generated answers left out. "
         "Device-seconds are CPU-seconds on a CPU, which other load moves less than wall time; the last column compares "
         "them (runs per hour for trl).",
@@ -37,8 +38,8 @@ def page(found: Mapping[str, Any]) -> str:
 def _case(name: str, case: Mapping[str, Any]) -> Iterator[str]:
     sides: Results = case["sides"]
     yield f"## {name}, {case['dtype']}, {case['task']}"
-    head = "| | runs/h | training tokens/s | device-seconds a run | peak memory, GB | against one at a time |"
-    lines = [head, "|---|---|---|---|---|---|"]
+    head = "| | runs | runs/h | training tokens/s | device-seconds a run | peak memory, GB | against one at a time |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
     lines += [_line(side, results, sides) for side, results in sides.items() if "runs_per_hour" in results[0]]
     yield "\n".join(lines)
     waste = [one["padding"] for results in sides.values() for one in results if "padding" in one]

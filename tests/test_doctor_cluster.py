@@ -193,6 +193,8 @@ def test_without_a_cluster_one_is_asked_for(tmp_path: Path, monkeypatch: pytest.
 
 def test_files_are_written_seen_missed_and_forgotten(tmp_path: Path) -> None:
     probe, place = Probe(), tmp_path / "state" / ".doctor-1"
+    assert probe.write(str(place), "a") == "No such file or directory"  # the doctor makes no shared folder
+    place.parent.mkdir()
     assert probe.write(str(place), "a") is None
     assert probe.missing(str(place), ["a"], wait_s=0) == []
     assert probe.missing(str(place), ["a", "b"], wait_s=0) == ["b"]

@@ -24,6 +24,7 @@ from ftmeta.orchestrate.shell import state_dir
 
 SEEN_WITHIN_S = 40.0  # network file systems remember for 30 s what was not there
 _CLOCK_READINGS = 3
+_ANSWER_S = 60.0  # for a node that answered before
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,17 @@ def cluster_address(given: str | None) -> str:
 def gather(address: str, shared: Path | None = None, *, wait_s: float = 60.0) -> ClusterFacts:
     """Everything, in some seconds. `shared` None: what the nodes say ($FTMETA_STATE). Raises FtmetaError for a cluster
     that cannot be joined."""
+    from ray.exceptions import RayError
+
     try:
         with connected(address):
             return _gathered(address, shared, wait_s)
     except (ConnectionError, RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:500]
         raise FtmetaError(f"the cluster at {address} cannot be joined: {said}") from None
+    except RayError as error:
+        said = " ".join(str(error).split())[:500] or type(error).__name__
+        raise FtmetaError(f"a node of the cluster at {address} answered once and no more: {said}; ask again") from None
 
 
 def _gathered(address: str, shared: Path | None, wait_s: float) -> ClusterFacts:
@@ -205,7 +211,7 @@ def _clock(probe: Any) -> tuple[float, float]:
     readings = []
     for _ in range(_CLOCK_READINGS):
         before_s = time.time()
-        there_s = ray.get(probe.clock.remote())
+        there_s = ray.get(probe.clock.remote(), timeout=_ANSWER_S)
         after_s = time.time()
         readings.append(((after_s - before_s) / 2, there_s - (before_s + after_s) / 2))
     doubt_s, ahead_s = min(readings)
@@ -244,7 +250,7 @@ def _job_server(head: Any, dashboard: str | None) -> Endpoint:
 
     if head is None or not dashboard:
         return Endpoint(None, None, None)
-    answer = ray.get(head.ask.remote(f"http://{dashboard}/api/jobs/"))
+    answer = ray.get(head.ask.remote(f"http://{dashboard}/api/jobs/"), timeout=_ANSWER_S)
     return Endpoint(f"http://{dashboard}", answer["status"], answer["error"])
 
 
@@ -254,7 +260,7 @@ def _mlflow(head: Any) -> Endpoint:
 
     if head is None:
         return Endpoint(None, None, None)
-    answer = ray.get(head.mlflow.remote(mlflow_settings()))
+    answer = ray.get(head.mlflow.remote(mlflow_settings()), timeout=_ANSWER_S)
     return Endpoint(answer["uri"], answer["status"], answer["error"])
 
 
@@ -263,7 +269,7 @@ def _service(head: Any, dashboard: str | None, probes: Mapping[str, Any], labels
 
     if head is None or not dashboard:
         return Service({}, {}, "there is no dashboard to ask")
-    answer = ray.get(head.ask_job_server.remote(f"http://{dashboard}/api/serve/applications/"))
+    answer = ray.get(head.ask_job_server.remote(f"http://{dashboard}/api/serve/applications/"), timeout=_ANSWER_S)
     if not isinstance(answer["document"], dict):
         return Service({}, {}, answer["error"] or f"the dashboard answers {answer['status']}")
     details = answer["document"]
@@ -276,7 +282,7 @@ def _service(head: Any, dashboard: str | None, probes: Mapping[str, Any], labels
             continue  # Serve takes proxies away from nodes that have no replica
         host = http.get("host", "127.0.0.1")
         address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::', 'localhost') else host}:{http.get('port', 8000)}"
-        said = ray.get(probes[node_id].ask.remote(address + path))
+        said = ray.get(probes[node_id].ask.remote(address + path), timeout=_ANSWER_S)
         bad = None if proxy.get("status") == "HEALTHY" else f"Serve says {proxy.get('status')}"
         proxies[labels[node_id]] = Endpoint(address + path, said["status"], said["error"] or bad)
     return Service(applications, proxies)

@@ -69,7 +69,7 @@ class Probe:
     def write(self, folder: str, name: str) -> str | None:
         """Leaves a file; returns why that is not possible."""
         try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
+            Path(folder).mkdir(exist_ok=True)  # what it is to lie in has to be there
             (Path(folder) / name).write_text(name, encoding="utf-8")
         except OSError as error:
             return f"{error.strerror or error}"

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ftmeta.tracking.scheme import JOULES, SYSTEM
 
@@ -68,8 +68,10 @@ class Watch:
         found: str | None = None
         energy = Energy()
         with contextlib.ExitStack() as held, contextlib.suppress(Exception):  # psutil on a system that it does not know
-            if not _is_first(f"{self._work}-{self._name}", held):
-                return
+            lock = held.enter_context(_lock_file(f"{self._work}-{self._name}").open("w"))
+            while not _is_taken(lock):  # whoever reports may end before this process does
+                if self._stopped.wait(self._interval_s):
+                    return
             sample(Energy())  # shares of the CPU are of the time since the last sample
             while refusals < _REFUSALS and not self._stopped.wait(self._interval_s):
                 try:
@@ -115,10 +117,14 @@ def watch_this_machine(
     return Watch(address, parent, f"{kind}-{key}", name, interval_s=interval_s)
 
 
-def _is_first(name: str, held: contextlib.ExitStack) -> bool:
-    """Whether no other process of this machine reports under that name; until `held` is closed."""
+def _lock_file(name: str) -> Path:
+    """Of this user, for what processes of this machine report under one name."""
     safe = "".join(c if c.isalnum() else "-" for c in name)
-    file = held.enter_context((Path(tempfile.gettempdir()) / f"ftmeta-watch-{safe}.lock").open("w"))
+    return Path(tempfile.gettempdir()) / f"ftmeta-watch-{os.getuid()}-{safe}.lock"
+
+
+def _is_taken(file: TextIO) -> bool:
+    """Takes the lock, until the file is closed; False where another process has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -168,7 +174,8 @@ def sample(energy: Energy) -> dict[str, float]:
     for device in gpus():
         index = f"gpu_{device['index']}"
         found[f"{index}_utilization_percentage"] = device["utilization.gpu"]
-        found[f"{index}_memory_usage_megabytes"] = device["memory.used"]
+        used_mib = device["memory.used"]
+        found[f"{index}_memory_usage_megabytes"] = None if used_mib is None else used_mib * 1.048576
         found[f"{index}_power_usage_watts"] = watts = device["power.draw"]
         if watts is not None:
             energy.add(index, time.monotonic(), watts)

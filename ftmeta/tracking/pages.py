@@ -76,25 +76,6 @@ def view() -> dict[str, Any]:
     }
 
 
-def _line(title: str, metric: str) -> dict[str, Any]:
-    """Over fidelities. What is left out of a card is not filled in by the page, which then fails."""
-    return _chart(
-        "LINE",
-        title,
-        metricKey=metric,
-        selectedMetricKeys=[metric],
-        xAxisKey="step",
-        xAxisScaleType="linear",
-        yAxisKey="metric",
-        yAxisExpressions=[],
-        scaleType="linear",
-        range={},
-        lineSmoothness=0,
-        useGlobalXaxisKey=True,
-        useGlobalLineSmoothing=True,
-    )
-
-
 def _chart(sort: str, title: str, **options: Any) -> dict[str, Any]:
     return {
         "uuid": f"ftmeta-{title.split()[0].lower()}-{sort.lower()}",

@@ -87,7 +87,7 @@ def _document(
     energies = [one.energy_j for one in spent if one.energy_j is not None]
     failures: dict[tuple[str, str], list[RunInMlflow]] = {}
     for run in found.runs:
-        if run.status not in ("ok", "stopped"):
+        if run.status in ("diverged", "oom", "error"):  # the others have ended well, or may go on
             failures.setdefault((run.status, _without_numbers(run.error or "")), []).append(run)
     return {
         "experiment": found.name,

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from ftmeta.schema import RunResult, Status
 from ftmeta.tracking import parents, store
 from ftmeta.tracking.machine import Watch
-from ftmeta.tracking.scheme import SWEEP, Dataset, Prediction
+from ftmeta.tracking.scheme import SWEEP, TUNING, Dataset, Prediction
 from ftmeta.tracking.store import Store, first_line, shown
 
 MAX_WAITING = 10_000  # results kept in memory for a server that is down; older ones are left to the next submission
@@ -140,6 +140,7 @@ class _MlflowSweep:
         self._dropped = 0
         self._in_chunk = 0  # runs that were sent since it was opened
         self._closing: _Ending | None = None
+        self._has_ended = False  # in MLflow
         self._progress_at = time.monotonic()
         self._warned = False
         self._thread = threading.Thread(target=self._send_all, name="ftmeta-mlflow", daemon=True)
@@ -183,7 +184,10 @@ class _MlflowSweep:
                 unsent,
                 shown(self._owner.uri or ""),
             )
-        return unsent
+        elif not self._has_ended:
+            log.warning("the end of this work is not in MLflow at %s", shown(self._owner.uri or ""))
+        has_runs = self._parent is None or self._parent.kind in (SWEEP, TUNING)
+        return unsent if has_runs or self._has_ended else 1
 
     def _progress(self) -> None:
         self._progress_at = time.monotonic()
@@ -213,6 +217,7 @@ class _MlflowSweep:
                     self._count(self._store)
                 elif self._closing is not None:
                     self._end(self._store, self._closing)
+                    self._has_ended = True
                     return
                 self._progress()
                 pause_s = 1.0
@@ -223,8 +228,9 @@ class _MlflowSweep:
                     if store.refused_for_good(error):
                         log.warning("MLflow does not take run %s: %s", run_id, first_line(error))
                         with self._changed:
-                            self._waiting.popleft()
-                            self._dropped += 1
+                            if self._waiting and self._waiting[0] is first:  # or `log` has dropped it meanwhile
+                                self._waiting.popleft()
+                                self._dropped += 1
                         continue
                 if not self._warned:
                     self._warned = True
@@ -242,13 +248,18 @@ class _MlflowSweep:
 
     def _count(self, opened: Store) -> None:
         """Closes the chunk that is full and opens another. Only sweeps have chunks: their runs are sent when they have
-        ended."""
-        if opened.chunk is not None:
-            self._in_chunk += 1
-            if self._in_chunk >= self._owner.chunk:
-                parents.close_chunk(opened)
-                self._in_chunk = 0
-                parents.open_chunk(opened)
+        ended. Chunks make reading faster and no more, so one that fails is tried again after the next run."""
+        if opened.chunk is None:
+            return
+        self._in_chunk += 1
+        if self._in_chunk < self._owner.chunk:
+            return
+        try:
+            parents.close_chunk(opened)
+            self._in_chunk = 0
+            parents.open_chunk(opened)
+        except Exception as error:
+            log.debug("a chunk of runs: %s", first_line(error))
 
     def _end(self, opened: Store, ending: _Ending) -> None:
         for name, path in ending.artifacts.items():

@@ -6,6 +6,7 @@ tracking it never raises, and does nothing without an address.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftmeta.costs import usd, usd_of
-from ftmeta.errors import DataError
+from ftmeta.errors import DataError, FtmetaError
 from ftmeta.files import fingerprint
 from ftmeta.hardware import profile_of
 from ftmeta.recommend import describe_task
@@ -22,6 +23,8 @@ from ftmeta.selector import load_selector
 from ftmeta.surrogates.quality import Z_80
 from ftmeta.tracking.scheme import BENCHMARK, METATRAINING, Dataset, Prediction
 from ftmeta.tracking.sweeps import tracker
+
+log = logging.getLogger("ftmeta.tracking")
 
 _PLOTS = (".svg", ".png")
 
@@ -84,7 +87,18 @@ def expectation(
     pipeline: Pipeline, task: Task, base_model: BaseModelInfo, device: str, *, selector: str | None = None
 ) -> Prediction | None:
     """What the selector that recommended `pipeline` expects of it on `device` (a run's row names it so); None where the
-    device has no profile, or the selector no cost for the task. Compared with what came, by `ftmeta costs`."""
+    device has no profile, the selector no cost for the task, or the selector is gone. Compared with what came, by
+    `ftmeta costs`."""
+    try:
+        return _expectation(pipeline, task, base_model, device, selector)
+    except FtmetaError as error:
+        log.warning("what was expected of this run is not noted: %s", error)
+        return None
+
+
+def _expectation(
+    pipeline: Pipeline, task: Task, base_model: BaseModelInfo, device: str, selector: str | None
+) -> Prediction | None:
     chosen, hardware = load_selector(selector), profile_of(device)
     if hardware is None:
         return None
