@@ -217,6 +217,7 @@ def test_a_worker_is_killed(cluster: TwoNodes, make_run: Any, curves: Any) -> No
     assert second["step"] >= reached
 
 
+@pytest.mark.long
 def test_a_worker_gets_sigterm(cluster: TwoNodes, make_run: Any, curves: Any) -> None:
     """It is put aside at the next step, long before the next checkpoint would be written."""
     run = make_run(checkpoint_interval_s=300)
@@ -273,6 +274,7 @@ def test_a_node_is_about_to_go(cluster: TwoNodes, make_run: Any, curves: Any) ->
     wait_for(lambda: cluster.second.main is None or cluster.second.main.poll() is not None)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(why_not_isolated() is not None, reason=f"no network namespaces: {why_not_isolated()}")
 def test_the_network_is_cut_for_20_s(cluster: TwoNodes, make_run: Any, curves: Any) -> None:
     """As a rule neither Ray nor gloo gives up in that time; if one does, the workers start again from a checkpoint."""

@@ -128,6 +128,7 @@ def test_a_tuning_is_killed_loses_a_worker_is_taken_up_and_ends_with_an_adapter(
     in_mlflow(client, document)
 
 
+@pytest.mark.long
 def test_slots_that_share_a_process_lose_it_together_and_go_on(
     cluster: LocalCluster, client: dict[str, str], tmp_path: Path
 ) -> None:
