@@ -119,7 +119,7 @@ def test_hosts_are_services() -> None:
     objects = rendered("gpu")
     ports = {one["metadata"]["name"]: one["spec"]["ports"][0]["port"] for one in of_kind(objects, "Service")}
     text = yaml.safe_dump(objects)
-    found = set(re.findall(r"(?:http|redis|postgresql)://(?:\w+@)?([a-z]+):(\d+)", text))
+    found = set(re.findall(r"(?:http|redis|postgresql(?:[+]psycopg2)?)://(?:\w+@)?([a-z]+):(\d+)", text))
     assert found == {("mlflow", "5000"), ("redis", "6379"), ("postgres", "5432")}
     assert {(name, str(port)) for name, port in ports.items()} == found
 
