@@ -102,6 +102,7 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     rounds: Annotated[int, typer.Option(min=1)] = 2,
     limit_s: Annotated[float | None, typer.Option(help="Nothing is begun after this many seconds.")] = None,
+    beside: Annotated[str | None, typer.Option(help="What else the machine does meanwhile.")] = None,
 ) -> None:
     """Measures, writing after each side of each case."""
     if device == "cuda" and not torch.cuda.is_available():
@@ -117,7 +118,13 @@ def main(
             tokenized = tokenize_task(load_task(_TASK), base)
             key = f"{case.name} on {device_name(base.device)}"
             sides: dict[str, list[dict[str, float]]] = {}
-            found["cases"][key] = {"task": _TASK, "device": device, "dtype": case.dtype, "sides": sides}
+            found["cases"][key] = {
+                "task": _TASK,
+                "device": device,
+                "dtype": case.dtype,
+                "beside": beside,
+                "sides": sides,
+            }
             for side, result in _results(case, base, tokenized, rounds, until):
                 sides.setdefault(side, []).append(result)
                 sys.stderr.write(f"[{time.monotonic() - began:4.0f} s] {key}, {side}: {result}\n")

@@ -42,6 +42,8 @@ def _case(name: str, case: Mapping[str, Any]) -> Iterator[str]:
     lines = [head, "|---|---|---|---|---|---|---|"]
     lines += [_line(side, results, sides) for side, results in sides.items() if "runs_per_hour" in results[0]]
     yield "\n".join(lines)
+    if case.get("beside"):
+        yield f"Beside it: {case['beside']}."
     waste = [one["padding"] for results in sides.values() for one in results if "padding" in one]
     if waste:
         yield f"Padding in attention: at most {100 * max(waste):.0f} % of what is computed there; elsewhere none."
