@@ -232,6 +232,7 @@ def test_a_worker_gets_sigterm(cluster: TwoNodes, make_run: Any, curves: Any) ->
     assert f"put aside at step {second['step']}," in note
 
 
+@pytest.mark.long
 def test_a_node_is_killed_and_the_run_goes_on_with_what_is_left(cluster: TwoNodes, make_run: Any, curves: Any) -> None:
     run = make_run(min_workers=1)
     with run.driver() as driver:
