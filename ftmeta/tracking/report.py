@@ -16,6 +16,8 @@ from typing import Any
 
 from ftmeta.errors import FtmetaError, UserError
 from ftmeta.files import require_writable, write_text
+from ftmeta.page import document as document_of_page
+from ftmeta.page import duration
 from ftmeta.tracking.report_plots import Shown, figures
 from ftmeta.tracking.rows import Experiment, best_curves, open_for_reading, pipeline_of, read_experiments
 from ftmeta.tracking.spending import BESIDE, JOULES_PER_KWH, all_spent, predicted
@@ -24,26 +26,6 @@ from ftmeta.tracking.table import RunInMlflow
 
 _CURVES, _CURVES_OF_A_TASK = 60, 5  # runs whose curves are drawn
 _TASKS, _FAILURES = 40, 15  # rows of the tables
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #5c6773; --line: #d9dee4; --paper: #fff; --tint: #f4f6f8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8ecf1; --soft: #a3adb8; --line: #35404b; --paper: #14191f; --tint: #1d242c; }
-}
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
-  max-width: 74rem; padding: 1.5rem; }
-h1 { font-size: 1.5rem; margin: 0 0 .2rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-.soft { color: var(--soft); }
-.tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0; }
-.tile { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem .9rem; min-width: 8rem; }
-.tile b { display: block; font-size: 1.25rem; } .tile span { color: var(--soft); font-size: .85rem; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
-figure { margin: 0; border: 1px solid var(--line); border-radius: .5rem; padding: .5rem; }
-figure svg { width: 100%; height: auto; } figcaption { color: var(--soft); font-size: .85rem; padding: 0 .4rem .3rem; }
-.table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child, .long { text-align: left; } td.long { white-space: normal; }
-"""
 
 
 def report(uri: str, experiment: str, out: Path) -> dict[str, Any]:
@@ -151,11 +133,7 @@ def _page(document: Mapping[str, Any], plots: Sequence[str], address: str) -> st
         _failures(document),
         _parents(document),
     ]
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Experiment {name}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
-        f"<body><main>\n{chr(10).join(part for part in parts if part)}\n</main></body></html>\n"
-    )
+    return document_of_page(f"Experiment {document['experiment']}", parts)
 
 
 def _tiles(document: Mapping[str, Any]) -> str:
@@ -166,7 +144,7 @@ def _tiles(document: Mapping[str, Any]) -> str:
         ("tasks", str(document["tasks"])),
         ("failed", str(failed)),
         ("diverged", str(statuses.get("diverged", 0))),
-        ("device time", _duration(document["cost_s"])),
+        ("device time", duration(document["cost_s"])),
         ("money", "unknown" if document["cost_usd"] is None else f"${document['cost_usd']:,.2f}"),
     ]
     if document["energy_kwh"] is not None:
@@ -190,7 +168,7 @@ def _best(document: Mapping[str, Any]) -> str:
         rows.append(
             f"<tr><td>{html.escape(one['task'])}</td><td>{html.escape(one['base_model'])}</td><td>{one['runs']}</td>"
             f"<td>{_number(one['score'])}</td><td>{_number(one['test_score'])}</td>"
-            f'<td>{_duration(one["cost_s"])}</td><td class="long">{html.escape(told or "as below")}</td></tr>'
+            f'<td>{duration(one["cost_s"])}</td><td class="long">{html.escape(told or "as below")}</td></tr>'
         )
     head = "<th>task</th><th>base model</th><th>runs</th><th>validation</th><th>test</th><th>cost</th>"
     head += '<th class="long">pipeline</th>'
@@ -215,7 +193,7 @@ def _parents(document: Mapping[str, Any]) -> str:
     rows = [
         f"<tr><td>{html.escape(one['name'])}</td><td>{html.escape(one['kind'])}</td><td>{one['status'].lower()}</td>"
         f"<td>{datetime.fromtimestamp(one['started_ms'] / 1000, UTC):%Y-%m-%d %H:%M}</td>"
-        f"<td>{_duration(one['cost_s'])}</td></tr>"
+        f"<td>{duration(one['cost_s'])}</td></tr>"
         for one in document["parents"][:_TASKS]
     ]
     head = "<th>name</th><th>kind</th><th>state</th><th>began (UTC)</th><th>device time</th>"
@@ -229,15 +207,3 @@ def _table(title: str, head: str, rows: Sequence[str], more: int) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return (
-        f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-        if seconds < 3600
-        else f"{int(seconds // 3600):,} h {int(seconds % 3600 // 60):02d} min"
-    )

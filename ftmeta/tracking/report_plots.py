@@ -6,20 +6,17 @@ thousand runs is as small as one of a hundred.
 
 from __future__ import annotations
 
-import html
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from ftmeta.page import INK, OTHER, OURS, figure
 from ftmeta.tracking.table import RunInMlflow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-_OURS, _OTHER, _INK = "#d1495b", "#9aa5b1", "#76808c"  # legible on white and on black
 _COLOURS = (
     *("#d1495b", "#1f7a8c", "#d9a400", "#6a4c93", "#2a9d5c", "#c46b1f"),
     *("#3d6fb6", "#8a8f3c", "#c2539b", "#5a9bd4", "#8c6d5b", "#76808c"),
@@ -39,7 +36,7 @@ class Shown:
 
 def figures(shown: Shown) -> list[str]:
     """Those for which there is something to draw."""
-    drawn = [_figure(shown, draw, caption) for draw, caption, there in _PLOTS if there(shown)]
+    drawn = [figure(draw, shown, caption, _SIZE) for draw, caption, there in _PLOTS if there(shown)]
     return [one for one in drawn if one]
 
 
@@ -70,7 +67,7 @@ def _scores(axes: Axes, shown: Shown) -> None:
     for task in named:
         low, first, middle, third, high = np.quantile(of_task[task], (0.0, 0.25, 0.5, 0.75, 1.0))
         boxes.append({"label": task, "whislo": low, "q1": first, "med": middle, "q3": third, "whishi": high})
-    style: dict[str, Any] = {"color": _INK, "linewidth": 1}
+    style: dict[str, Any] = {"color": INK, "linewidth": 1}
     axes.bxp(
         boxes,
         orientation="horizontal",
@@ -78,7 +75,7 @@ def _scores(axes: Axes, shown: Shown) -> None:
         boxprops=style,
         whiskerprops=style,
         capprops=style,
-        medianprops={"color": _OURS, "linewidth": 2},
+        medianprops={"color": OURS, "linewidth": 2},
     )
     axes.set_xlabel("validation score at the end")
 
@@ -87,7 +84,7 @@ def _cost_by_task(axes: Axes, shown: Shown) -> None:
     of_task = _by_task(shown.runs, lambda run: run.cost_s)
     hours = {task: sum(costs) / 3600 for task, costs in of_task.items()}
     named = sorted(hours, key=lambda task: hours[task])[-_TASKS:]
-    axes.barh(named, [hours[task] for task in named], color=_OTHER)
+    axes.barh(named, [hours[task] for task in named], color=OTHER)
     axes.set_xlabel("device-hours")
 
 
@@ -100,7 +97,7 @@ def _cost_over_time(axes: Axes, shown: Shown) -> None:
     at = [datetime.fromtimestamp(ms / 1000, UTC) for ms in started[::step]] + [
         datetime.fromtimestamp(started[-1] / 1000, UTC)
     ]
-    axes.step(at, [*spent[::step], spent[-1]], where="post", color=_OURS)  # type: ignore[arg-type]  # dates are taken
+    axes.step(at, [*spent[::step], spent[-1]], where="post", color=OURS)  # type: ignore[arg-type]  # dates are taken
     axes.set_xlabel("when runs began (UTC)")
     axes.set_ylabel("device-hours so far")
     axes.tick_params(axis="x", rotation=30)
@@ -108,9 +105,9 @@ def _cost_over_time(axes: Axes, shown: Shown) -> None:
 
 def _predicted(axes: Axes, shown: Shown) -> None:
     pairs = _predictions(shown)[:500]
-    axes.plot([expected for expected, _ in pairs], [cost for _, cost in pairs], "o", color=_OURS, markersize=3)
+    axes.plot([expected for expected, _ in pairs], [cost for _, cost in pairs], "o", color=OURS, markersize=3)
     ends = [min(min(pair) for pair in pairs), max(max(pair) for pair in pairs)]
-    axes.plot(ends, ends, ":", color=_INK, linewidth=0.8)
+    axes.plot(ends, ends, ":", color=INK, linewidth=0.8)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("predicted device-seconds")
@@ -130,26 +127,6 @@ def _by_task(runs: Sequence[RunInMlflow], value: Callable[[RunInMlflow], float |
         if number is not None:
             found.setdefault(run.task, []).append(number)
     return found
-
-
-def _figure(shown: Shown, draw: Callable[[Axes, Shown], None], caption: str) -> str:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    ink: Any = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
-    quiet: Any = {"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ftmeta", "font.size": 9}
-    with mpl.rc_context(ink | quiet):
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        draw(figure.subplots(), shown)
-        return f"<figure>{_svg(figure, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
-
-
-def _svg(figure: Figure, title: str) -> str:
-    """The element alone, without a background, so that the page's shows through."""
-    made = io.StringIO()
-    figure.savefig(made, format="svg", transparent=True, metadata={"Date": None})
-    text = made.getvalue()
-    return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
 
 
 _Plot = tuple[Callable[[Any, Shown], None], str, Callable[[Shown], bool]]

@@ -6,42 +6,20 @@ In: the document. Out: the page as text. `python -m ftmeta.tuning.report RESULT.
 from __future__ import annotations
 
 import html
-import io
 import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftmeta.page import DEFAULT, INK, OTHER, OURS, duration, figure
+from ftmeta.page import document as document_of_page
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-_OURS, _DEFAULT, _OTHER, _INK = "#d1495b", "#1f7a8c", "#9aa5b1", "#76808c"  # legible on white and on black
 _LISTED = 25  # runs in the table
 _SIZE = (5.4, 3.1)
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #5c6773; --line: #d9dee4; --paper: #fff; --tint: #f4f6f8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8ecf1; --soft: #a3adb8; --line: #35404b; --paper: #14191f; --tint: #1d242c; }
-}
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
-  max-width: 74rem; padding: 1.5rem; }
-h1 { font-size: 1.5rem; margin: 0 0 .2rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-.soft { color: var(--soft); } .warn { border-left: 4px solid #d9a400; padding: .3rem .8rem; background: var(--tint); }
-.tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0; }
-.tile { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem .9rem; min-width: 9rem; }
-.tile b { display: block; font-size: 1.25rem; } .tile span { color: var(--soft); font-size: .85rem; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
-figure { margin: 0; border: 1px solid var(--line); border-radius: .5rem; padding: .5rem; }
-figure svg { width: 100%; height: auto; } figcaption { color: var(--soft); font-size: .85rem; padding: 0 .4rem .3rem; }
-.table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } td.long { white-space: normal; text-align: left; }
-tr.best { background: var(--tint); font-weight: 600; }
-pre { background: var(--tint); padding: .8rem; overflow-x: auto; }
-"""
 
 
 def page(document: Mapping[str, Any]) -> str:
@@ -52,17 +30,13 @@ def page(document: Mapping[str, Any]) -> str:
         *(f'<p class="warn">{html.escape(warning)}</p>' for warning in _warnings(document)),
         _tiles(document),
         '<div class="plots">',
-        *(_figure(document, draw, caption) for draw, caption in _PLOTS),
+        *(figure(draw, document, caption, _SIZE) for draw, caption in _PLOTS),
         "</div>",
         _comparison(document),
         _pipeline(document),
         _runs(document),
     ]
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Tuning of {task}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
-        f"<body><main>\n{chr(10).join(part for part in parts if part)}\n</main></body></html>\n"
-    )
+    return document_of_page(f"Tuning of {document['task']['name']}", parts)
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -71,7 +45,7 @@ def page(document: Mapping[str, Any]) -> str:
 def _what(document: Mapping[str, Any]) -> str:
     budget = document["budget"]
     of = {"wall": "wall time", "device": "device time", "usd": "money"}[budget["kind"]]
-    amount = f"${budget['amount']:g}" if budget["kind"] == "usd" else _duration(budget["amount"])
+    amount = f"${budget['amount']:g}" if budget["kind"] == "usd" else duration(budget["amount"])
     ended = {
         "budget": "it was spent",
         "no gain expected": "it stopped early, because no candidate promised a gain that is worth a run",
@@ -91,7 +65,7 @@ def _warnings(document: Mapping[str, Any]) -> list[str]:
         found.append(
             f"What was seen here contradicts what was learned on other tasks (errors as large as those of the first "
             f"{guard['candidates']} candidates have a probability of {guard['doubt']:.1g} if it held), so from "
-            f"{_duration(guard['at_s'] or 0)} on a task-only optimizer was at work."
+            f"{duration(guard['at_s'] or 0)} on a task-only optimizer was at work."
         )
     return found
 
@@ -106,8 +80,8 @@ def _tiles(document: Mapping[str, Any]) -> str:
         tiles.append(("strong default's test score", f"{default['test']['score']:.3f}"))
     tiles += [
         ("runs begun", str(len(document["runs"]))),
-        ("wall time", _duration(spent["wall_s"])),
-        ("device time", _duration(spent["device_s"])),
+        ("wall time", duration(spent["wall_s"])),
+        ("device time", duration(spent["device_s"])),
         ("of slots at work", f"{100 * document['slot_efficiency']:.0f} %"),
     ]
     if spent["usd"] is not None:
@@ -166,7 +140,7 @@ def _runs(document: Mapping[str, Any]) -> str:
         rows.append(
             f"<tr{' class=best' if chosen else ''}><td>{html.escape(run['label'] or run['pipeline']['id'])}</td>"
             f"<td>{run['fidelity']}</td><td>{_number(run['score'])}</td><td>{interval}</td>"
-            f"<td>{_duration(run['device_s'])}</td><td>{run['status']}</td>"
+            f"<td>{duration(run['device_s'])}</td><td>{run['status']}</td>"
             f'<td class="long">{html.escape(run["error"] or "")}</td></tr>'
         )
     more = f'<p class="soft">{len(runs) - _LISTED} more are in result.json.</p>' if len(runs) > _LISTED else ""
@@ -182,52 +156,22 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return (
-        f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-        if seconds < 3600
-        else f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
-    )
-
-
 # --- plots ------------------------------------------------------------------------------------------------------------
-
-
-def _figure(document: Mapping[str, Any], draw: Callable[[Axes, Mapping[str, Any]], None], caption: str) -> str:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    ink: Any = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
-    quiet: Any = {"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ftmeta", "font.size": 9}
-    with mpl.rc_context(ink | quiet):
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        draw(figure.subplots(), document)
-        return f"<figure>{_svg(figure, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
-
-
-def _svg(figure: Figure, title: str) -> str:
-    """The element alone, without a background, so that the page's shows through."""
-    made = io.StringIO()
-    figure.savefig(made, format="svg", transparent=True, metadata={"Date": None})
-    text = made.getvalue()
-    return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
 
 
 def _over_time(axes: Axes, document: Mapping[str, Any]) -> None:
     trace = document["trace"]
     best = [(one["t_s"], one["score"]) for one in trace if one["incumbent"]]
-    axes.scatter([one["t_s"] for one in trace], [one["score"] for one in trace], s=8, color=_OTHER, label="scores seen")
+    axes.scatter([one["t_s"] for one in trace], [one["score"] for one in trace], s=8, color=OTHER, label="scores seen")
     if best:
         end = document["spent"]["wall_s"]
         at, scores = zip(*best, strict=True)
-        axes.step([*at, end], [*scores, scores[-1]], where="post", color=_OURS, label="incumbent")
+        axes.step([*at, end], [*scores, scores[-1]], where="post", color=OURS, label="incumbent")
     default = _curve_of_default(document)
     if default:
         at, scores = zip(*default, strict=True)
-        axes.plot(at, scores, "--", color=_DEFAULT, label="strong default")
-    axes.axhline(0.0, color=_INK, linewidth=0.8, linestyle=":")
+        axes.plot(at, scores, "--", color=DEFAULT, label="strong default")
+    axes.axhline(0.0, color=INK, linewidth=0.8, linestyle=":")
     axes.set_xlabel("wall seconds")
     axes.set_ylabel("validation score")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
@@ -241,10 +185,10 @@ def _curve_of_default(document: Mapping[str, Any]) -> list[tuple[float, float]]:
 
 def _curves(axes: Axes, document: Mapping[str, Any]) -> None:
     best, default = document["incumbent"], document["strong_default"]
-    marked = {None if default is None else default["run_id"]: (_DEFAULT, "strong default")}
-    marked |= {None if best is None else best["run_id"]: (_OURS, "chosen")}
+    marked = {None if default is None else default["run_id"]: (DEFAULT, "strong default")}
+    marked |= {None if best is None else best["run_id"]: (OURS, "chosen")}
     for run in document["runs"]:
-        colour, label = marked.get(run["run_id"], (_OTHER, None))
+        colour, label = marked.get(run["run_id"], (OTHER, None))
         at, scores = [0, *(p["fidelity"] for p in run["curve"])], [0.0, *(p["score"] for p in run["curve"])]
         front = label is not None
         axes.plot(
@@ -274,10 +218,10 @@ def _predicted(axes: Axes, document: Mapping[str, Any]) -> None:
         axes.set_axis_off()
         return
     for expected, score in ended:
-        axes.plot([expected["score_low"], expected["score_high"]], [score, score], color=_OTHER, linewidth=1)
-        axes.plot(expected["score"], score, "o", color=_OURS, markersize=4)
+        axes.plot([expected["score_low"], expected["score_high"]], [score, score], color=OTHER, linewidth=1)
+        axes.plot(expected["score"], score, "o", color=OURS, markersize=4)
     low, high = axes.get_xlim()
-    axes.plot([low, high], [low, high], ":", color=_INK, linewidth=0.8)
+    axes.plot([low, high], [low, high], ":", color=INK, linewidth=0.8)
     axes.set_xlabel("predicted when the run was begun (80 % interval)")
     axes.set_ylabel("observed at the end")
 
@@ -285,7 +229,7 @@ def _predicted(axes: Axes, document: Mapping[str, Any]) -> None:
 def _costs(axes: Axes, document: Mapping[str, Any]) -> None:
     runs = sorted(document["runs"], key=lambda run: -run["device_s"])[:_LISTED]
     best = document["incumbent"]
-    colours = [_OURS if best is not None and run["run_id"] == best["run_id"] else _OTHER for run in runs]
+    colours = [OURS if best is not None and run["run_id"] == best["run_id"] else OTHER for run in runs]
     axes.bar(range(1, len(runs) + 1), [run["device_s"] for run in runs], color=colours)
     axes.set_xlabel("runs, the most expensive first")
     axes.set_ylabel("device-seconds")

@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.skipif(postgres_binaries() is None, reason="PostgreSQL is missing: apt-get install postgresql"),
     pytest.mark.skipif(
         any(importlib.util.find_spec(name) is None for name in DRIVERS),
-        reason="pip install psycopg2-binary flask-wtf: MLflow's driver of PostgreSQL and its users",
+        reason="psycopg2-binary or flask-wtf is missing: pip install psycopg2-binary flask-wtf",
     ),
     pytest.mark.skipif(
         os.geteuid() == 0 and shutil.which("setpriv") is None,
